@@ -1,0 +1,28 @@
+//! The domain of Selvedge: ids, desired entries, hashes and digests, watermarks, device values,
+//! selectors, overrides, rollout arithmetic, and the rules that say what cannot work.
+//!
+//! Everything here is a pure function of its arguments: no IO, no clock, no randomness, no kube. Hub,
+//! agent, controllers and webhook share it, so that each question has one answer.
+
+mod canonical;
+mod entry;
+mod hash;
+mod key;
+mod session;
+mod watermark;
+
+pub mod device;
+pub mod fault;
+pub mod overrides;
+pub mod pod;
+pub mod rollout;
+pub mod selector;
+
+pub use canonical::canonical_json;
+pub use entry::{
+    ConfigMapEntry, DeviceEntry, NodeSettingsEntry, OnDelete, PropertyEntry, Reference, WorkloadEntry,
+};
+pub use hash::{ContentHash, Digest, RowHash};
+pub use key::{EntryKey, EntryKind};
+pub use session::SessionId;
+pub use watermark::{Watermark, WatermarkOrder};

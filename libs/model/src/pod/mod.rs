@@ -1,0 +1,245 @@
+//! Pod templates: the fields that agents support, as types.
+//!
+//! The decoded form is for the agent alone. What a user wrote is judged on raw JSON, because decoding
+//! drops what it does not know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `spec.template` of an EdgeApplication; names and meanings are those of `core/v1 PodTemplateSpec`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTemplate {
+    /// Labels and annotations of the pod.
+    pub metadata: PodMetadata,
+    /// What runs.
+    pub spec: PodSpec,
+}
+
+/// Labels and annotations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct PodMetadata {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What runs in one pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// At least one.
+    pub containers: Vec<Container>,
+    /// When an ended container starts again.
+    pub restart_policy: RestartPolicy,
+    /// Seconds between the polite signal and the final one; 30 when absent.
+    pub termination_grace_period_seconds: Option<i64>,
+    /// What containers can mount.
+    pub volumes: Vec<Volume>,
+}
+
+/// When an ended container starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum RestartPolicy {
+    /// Always.
+    #[default]
+    Always,
+    /// When it ended with another code than 0.
+    OnFailure,
+    /// Never.
+    Never,
+    /// A member of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// DNS label, unique in the pod.
+    pub name: String,
+    /// Image reference.
+    pub image: String,
+    /// When the image is pulled; absent: `Always` for the tag `latest` or none, else `IfNotPresent`.
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Replaces the image's entry point.
+    pub command: Vec<String>,
+    /// Replaces the image's arguments.
+    pub args: Vec<String>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// Environment.
+    pub env: Vec<EnvVar>,
+    /// Environment from all keys of ConfigMaps.
+    pub env_from: Vec<EnvFrom>,
+    /// Ports.
+    pub ports: Vec<ContainerPort>,
+    /// Mounts of the pod's volumes.
+    pub volume_mounts: Vec<VolumeMount>,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImagePullPolicy {
+    /// Before each start of a container.
+    Always,
+    /// When the node does not have it.
+    IfNotPresent,
+    /// Never.
+    Never,
+    /// A member of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvVar {
+    /// Name.
+    pub name: String,
+    /// Plain value.
+    pub value: Option<String>,
+    /// Value from elsewhere.
+    pub value_from: Option<EnvVarSource>,
+}
+
+/// Where a variable's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvVarSource {
+    /// A key of a ConfigMap.
+    pub config_map_key_ref: Option<KeyRef>,
+}
+
+/// A key of a named object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct KeyRef {
+    /// Name of the object.
+    pub name: String,
+    /// Key in it.
+    pub key: String,
+    /// Whether object or key may be missing.
+    pub optional: bool,
+}
+
+/// All keys of a ConfigMap as variables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvFrom {
+    /// Put before each name.
+    pub prefix: String,
+    /// The ConfigMap.
+    pub config_map_ref: Option<ObjectRef>,
+}
+
+/// A named object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct ObjectRef {
+    /// Name of the object.
+    pub name: String,
+    /// Whether it may be missing.
+    pub optional: bool,
+}
+
+/// One port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// Name.
+    pub name: Option<String>,
+    /// Port in the container, 1-65535.
+    pub container_port: u16,
+    /// Port of the edge node, 1-65535.
+    pub host_port: Option<u16>,
+    /// Protocol.
+    pub protocol: PortProtocol,
+}
+
+/// Protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// A member of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A mount of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeMount {
+    /// Name of the volume.
+    pub name: String,
+    /// Absolute path in the container.
+    pub mount_path: String,
+    /// Whether the container can write. ConfigMaps are never written.
+    pub read_only: bool,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    /// DNS label, unique in the pod.
+    pub name: String,
+    /// Files from a ConfigMap.
+    pub config_map: Option<ConfigMapVolume>,
+}
+
+/// Files from a ConfigMap: one per key, or the items named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigMapVolume {
+    /// Name of the ConfigMap.
+    pub name: String,
+    /// Whether it may be missing.
+    pub optional: bool,
+    /// Mode bits of the files; 0644 when absent.
+    pub default_mode: Option<u32>,
+    /// Which keys become which files; empty: all, under their names.
+    pub items: Vec<KeyToPath>,
+}
+
+/// One key as one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct KeyToPath {
+    /// Key.
+    pub key: String,
+    /// Relative path of the file, without "..".
+    pub path: String,
+}
+
+/// The names of the ConfigMaps that a raw pod template refers to, each with whether every mention of it
+/// is optional.
+#[must_use]
+pub fn config_maps(template: &PodTemplate) -> BTreeMap<String, bool> {
+    let mut names = BTreeMap::new();
+    let mut mention = |name: &str, optional: bool| {
+        names.entry(name.to_owned()).and_modify(|all: &mut bool| *all &= optional).or_insert(optional);
+    };
+    for container in &template.spec.containers {
+        for key in container.env.iter().filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref()) {
+            mention(&key.name, key.optional);
+        }
+        for object in container.env_from.iter().filter_map(|e| e.config_map_ref.as_ref()) {
+            mention(&object.name, object.optional);
+        }
+    }
+    for volume in template.spec.volumes.iter().filter_map(|v| v.config_map.as_ref()) {
+        mention(&volume.name, volume.optional);
+    }
+    names
+}

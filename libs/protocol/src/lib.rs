@@ -1,0 +1,66 @@
+//! The messages of Selvedge and their limits: agent <-> hub, hub <-> EdgeNode controller, and join.
+//!
+//! In: bytes of one WebSocket frame (or HTTP body). Out: decoded messages, checked for size and shape,
+//! and the conversions between wire shapes and [`selvedge_model`]. No sockets, no kube.
+
+mod codec;
+pub mod convert;
+pub mod proof;
+
+pub use codec::{DecodeError, decode, encode};
+pub use convert::ConvertError;
+
+/// Messages between hub and agent.
+#[allow(clippy::all, missing_docs)]
+pub mod agent {
+    include!(concat!(env!("OUT_DIR"), "/selvedge.agent.v1.rs"));
+}
+
+/// Messages between a hub replica and the EdgeNode controller's leader.
+#[allow(clippy::all, missing_docs)]
+pub mod controller {
+    include!(concat!(env!("OUT_DIR"), "/selvedge.controller.v1.rs"));
+}
+
+/// Bodies of `POST /v1/join` and `POST /v1/renew`.
+#[allow(clippy::all, missing_docs)]
+pub mod join {
+    include!(concat!(env!("OUT_DIR"), "/selvedge.join.v1.rs"));
+}
+
+/// The protocol versions that this build speaks, lowest and highest.
+pub const PROTOCOL_MIN: u32 = 1;
+/// See [`PROTOCOL_MIN`].
+pub const PROTOCOL_MAX: u32 = 1;
+
+/// The WebSocket subprotocol of agent sessions, and the paths that a hub serves to agents.
+pub const SESSION_PATH: &str = "/v1/session";
+/// Where an agent that holds no certificate asks for its first one.
+pub const JOIN_PATH: &str = "/v1/join";
+/// Where an agent asks for its next certificate by proof of its old key.
+pub const RENEW_PATH: &str = "/v1/renew";
+/// Where the EdgeNode controller's leader takes the streams of hub replicas.
+pub const REPLICA_PATH: &str = "/v1/replica";
+
+/// A delta holds at most this many bytes of entries; a larger single entry goes alone.
+pub const MAX_DELTA_BYTES: usize = 256 * 1024;
+/// No frame is larger, in either direction: a ConfigMap of 1 MiB (the API's limit) must fit, base64
+/// and envelope included.
+pub const MAX_FRAME_BYTES: usize = 2 * 1024 * 1024;
+/// Sets of up to this many rows are compared whole, larger ones by bucket digests first (sync rule 5).
+pub const MAX_ROWS_AT_ONCE: usize = 256;
+/// A delta that is not answered in this time closes the session (sync rule 6).
+pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often both sides say that they live. Two missed heartbeats end a session. 15 s keeps idle
+/// traffic under 100 B/s and stays below the idle limits of common NATs (30 s for UDP, minutes for TCP).
+pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Agrees on the highest protocol version that both sides speak.
+#[must_use]
+pub fn negotiate(min: u32, max: u32) -> Option<u32> {
+    let agreed = max.min(PROTOCOL_MAX);
+    (agreed >= min && agreed >= PROTOCOL_MIN).then_some(agreed)
+}
+
+#[cfg(test)]
+mod tests;
