@@ -1,0 +1,66 @@
+# Selvedge: what a person types. Each target does its own set-up and says what it installs; `make help`
+# lists them. What they start lives under .dev/; built tools are kept in $(SELVEDGE_CACHE) between clones.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export SELVEDGE_CACHE ?= $(HOME)/.cache/selvedge
+
+CARGO ?= cargo
+cluster = $(CARGO) run --quiet --package selvedge-cluster --
+
+##@ Use
+
+demo: ## From nothing to a device in kubectl: cluster, chart, edge node, application, device, Prometheus
+	@$(CARGO) run --quiet --package selvedge-stories --bin demo
+
+up: ## A cluster with the chart installed, and one edge host
+	@$(CARGO) run --quiet --package selvedge-stories --bin demo -- --only-up
+
+down: ## All of it gone: processes, mounts, namespaces, bridges, .dev/
+	@$(cluster) down
+
+##@ Work
+
+check: fmt lint fast agent-is-light generated ## Format, lints, fast tests, generated files: a few minutes
+
+test: check ## Everything, from nothing: fast tests, real API server, stories on the real cluster
+	@$(cluster) tools
+	@$(cluster) images
+	@$(CARGO) test --package selvedge-cluster --package selvedge-stories -- --test-threads=1
+
+fmt: ## The code is formatted
+	@$(CARGO) fmt --all --check
+
+lint: ## Clippy on everything, warnings are errors
+	@$(CARGO) clippy --quiet --workspace --all-targets -- --deny warnings
+
+fast: ## Unit and component tests: no root, no network but loopback
+	@$(CARGO) test --workspace --exclude selvedge-cluster --exclude selvedge-stories
+
+agent-is-light: ## The agent links no kube and no k8s-openapi
+	@! $(CARGO) tree --quiet --package selvedge-agent --edges normal --prefix none \
+		| grep -E '^(kube|kube-[a-z]+|k8s-openapi) ' \
+		|| { echo 'selvedge-agent must not link the crates above: they are for the cluster side'; exit 1; }
+
+generate: ## CRDs into the chart, from the types
+	@$(CARGO) run --quiet --package selvedge-crds --bin crdgen
+
+generated: ## Generated files are up to date
+	@$(CARGO) run --quiet --package selvedge-crds --bin crdgen -- --check
+
+images: ## Static binaries in images from scratch; the agent for x86_64 and aarch64
+	@$(cluster) images --all
+
+bench: bench-demo ## All benchmarks
+
+bench-demo: ## How fast, how small: the measures of the demo, into .dev/bench/demo.jsonl
+	@$(CARGO) run --quiet --package selvedge-stories --bin bench-demo
+
+help: ## This text
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo up down check test fmt lint fast agent-is-light generate generated images bench bench-demo help
