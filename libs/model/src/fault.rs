@@ -24,3 +24,41 @@ impl fmt::Display for Fault {
         write!(f, "{}: {}", self.path, self.message)
     }
 }
+
+/// The faults of `new` that `old` does not have, counted: an update that leaves what is wrong alone passes
+/// (ratcheting, KEP-4008). Indices of lists are not compared, so that an item may move.
+#[must_use]
+pub fn introduced(new: Vec<Fault>, old: &[Fault]) -> Vec<Fault> {
+    let mut known: Vec<_> = old.iter().map(|fault| (without_indices(&fault.path), &fault.message)).collect();
+    let is_new = |fault: &Fault| {
+        let found = known.iter().position(|known| *known == (without_indices(&fault.path), &fault.message));
+        found.map(|at| known.swap_remove(at)).is_none()
+    };
+    new.into_iter().filter(is_new).collect()
+}
+
+fn without_indices(path: &str) -> String {
+    let mut inside = false;
+    path.chars()
+        .filter(|c| {
+            inside = (inside || *c == '[') && *c != ']';
+            !(inside && c.is_ascii_digit())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fault, introduced};
+
+    #[test]
+    fn only_what_an_update_adds_is_introduced() {
+        let old = [Fault::new("a[0].b", "wrong"), Fault::new("c", "wrong")];
+        let new = vec![
+            Fault::new("a[1].b", "wrong"),
+            Fault::new("a[2].b", "wrong"),
+            Fault::new("a[0].b", "wrong otherwise"),
+        ];
+        assert_eq!(introduced(new.clone(), &old), new[1..]);
+    }
+}

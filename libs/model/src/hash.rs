@@ -51,9 +51,16 @@ impl RowHash {
     /// The term of one entry. Each string is preceded by its length, so that no two keys read alike.
     #[must_use]
     pub fn of(key: &EntryKey, uid: &str, content: &ContentHash) -> Self {
+        Self::of_parts(key.kind.number(), [&key.namespace, &key.name, &key.version], uid, content)
+    }
+
+    /// The same term from the number of a kind that this build may not know and `[namespace, name,
+    /// version]`: an agent answers for such entries too, by refusing them.
+    #[must_use]
+    pub fn of_parts(kind: u8, parts: [&str; 3], uid: &str, content: &ContentHash) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&[key.kind.number()]);
-        for part in [&key.namespace, &key.name, &key.version, uid] {
+        hasher.update(&[kind]);
+        for part in parts.into_iter().chain([uid]) {
             hasher.update(&(part.len() as u64).to_be_bytes());
             hasher.update(part.as_bytes());
         }

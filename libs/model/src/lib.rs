@@ -11,11 +11,16 @@ mod key;
 mod session;
 mod watermark;
 
+pub mod application;
 pub mod device;
 pub mod fault;
+pub mod names;
+pub mod node;
 pub mod overrides;
 pub mod pod;
 pub mod rollout;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod selector;
 
 pub use canonical::canonical_json;

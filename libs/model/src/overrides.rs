@@ -8,37 +8,57 @@ use crate::selector::Selector;
 
 /// One override: on nodes that `selector` selects, containers get another image or more environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Override {
-    /// Names the override in messages.
+    /// Names the override in messages; unique. At most 63 characters.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 63)))]
     pub name: String,
     /// Over the labels of EdgeNodes.
     pub selector: Selector,
-    /// By container name.
-    #[serde(default)]
+    /// What changes, by container. At most 16; names are unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "containers"))]
     pub containers: Vec<ContainerOverride>,
 }
 
 /// What changes in one container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ContainerOverride {
     /// Name of the container in the template.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 63)))]
     pub name: String,
-    /// Replaces the image.
-    #[serde(default)]
+    /// Replaces the image. At most 1024 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 1024)))]
     pub image: Option<String>,
-    /// Environment by name: replaces a variable's value or adds one.
-    #[serde(default)]
+    /// Environment by name: replaces a variable's value or adds one. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "variables"))]
     pub env: Vec<EnvOverride>,
 }
 
 /// One environment variable of an override.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EnvOverride {
     /// Name of the variable.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
     pub name: String,
-    /// Its value.
+    /// Its value. Default: empty. At most 32768 characters.
+    #[cfg_attr(feature = "schema", schemars(length(max = 32768)))]
     #[serde(default)]
     pub value: String,
+}
+
+#[cfg(feature = "schema")]
+fn containers(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::schema::by_name::<ContainerOverride>(generator, 16)
+}
+
+#[cfg(feature = "schema")]
+fn variables(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::schema::by_name::<EnvOverride>(generator, 64)
 }
 
 /// Applies every override that selects `labels`, in order, to the raw pod template. A container that the

@@ -14,22 +14,27 @@ pub const MAX_ADMITTED: usize = 64;
 
 /// `status.rollout` of an EdgeApplication; at most 4 KB as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rollout {
-    /// Intervals in order, without gaps, from 0 to [`POSITIONS`]; at most [`MAX_INTERVALS`].
+    /// Which positions run which revision: in order, without gaps, from 0 to 2^32. At most 8.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_INTERVALS)))]
     pub intervals: Vec<Interval>,
-    /// Uids of late nodes that may go to their interval's revision now; at most [`MAX_ADMITTED`].
+    /// Uids of EdgeNodes that were late and may go to the revision of their position now. At most 64.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_ADMITTED), inner(length(max = 36))))]
     pub admitted: Vec<String>,
 }
 
 /// Nodes with positions in `[from, to)` run `revision`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interval {
-    /// First position.
+    /// First position, 0 to 2^32.
     pub from: u64,
     /// First position after it.
     pub to: u64,
-    /// Name of a ControllerRevision.
+    /// Name of a ControllerRevision in the namespace.
+    #[cfg_attr(feature = "schema", schemars(length(max = 253)))]
     pub revision: String,
 }
 

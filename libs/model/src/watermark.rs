@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// `(cluster id, epoch, revision per API resource)`. Revisions are compared as numbers and within one
 /// resource only (KEP-5504). Resources of ConfigMaps and Secrets are per namespace:
-/// "configmaps/<namespace>".
+/// `configmaps/<namespace>`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Watermark {
     /// Of the cluster that the set came from; empty: none yet.

@@ -6,9 +6,11 @@
 mod codec;
 pub mod convert;
 pub mod proof;
+pub mod token;
 
 pub use codec::{DecodeError, decode, encode};
 pub use convert::ConvertError;
+pub use token::{JoinToken, TokenError};
 
 /// Messages between hub and agent.
 #[allow(clippy::all, missing_docs)]

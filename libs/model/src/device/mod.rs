@@ -1,7 +1,9 @@
 //! Devices: typed values, the wiring of properties, and the rules that a desired value must keep.
 
 mod duration;
+pub mod rules;
 mod scalar;
+mod value;
 mod wiring;
 
 pub use duration::{DurationError, parse_duration};
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whether a property can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Access {
     /// Read, never written.
     #[default]
@@ -22,6 +25,7 @@ pub enum Access {
     /// Read and written.
     ReadWrite,
     /// A member of a newer version: never written.
-    #[serde(other)]
+    #[serde(other, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }

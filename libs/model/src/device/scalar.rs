@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The type of a property's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PropertyType {
     /// Whole number of up to 64 bits.
@@ -19,7 +20,8 @@ pub enum PropertyType {
     /// Bytes, in standard base64.
     Bytes,
     /// A member of a newer version.
-    #[serde(other)]
+    #[serde(other, skip_serializing)]
+    #[cfg_attr(feature = "schema", schemars(skip))]
     Unknown,
 }
 

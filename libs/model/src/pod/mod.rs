@@ -3,6 +3,11 @@
 //! The decoded form is for the agent alone. What a user wrote is judged on raw JSON, because decoding
 //! drops what it does not know.
 
+pub mod consistency;
+pub mod fields;
+pub mod security;
+pub mod support;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +57,7 @@ pub enum RestartPolicy {
     /// Never.
     Never,
     /// A member of a newer version.
-    #[serde(other)]
+    #[serde(other, skip_serializing)]
     Unknown,
 }
 
@@ -92,7 +97,7 @@ pub enum ImagePullPolicy {
     /// Never.
     Never,
     /// A member of a newer version.
-    #[serde(other)]
+    #[serde(other, skip_serializing)]
     Unknown,
 }
 
@@ -172,7 +177,7 @@ pub enum PortProtocol {
     /// UDP.
     Udp,
     /// A member of a newer version.
-    #[serde(other)]
+    #[serde(other, skip_serializing)]
     Unknown,
 }
 
