@@ -1,0 +1,131 @@
+//! Puts the EdgeApplication controller together and runs it while this replica leads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt as _};
+use selvedge_crds::EdgeApplication;
+use selvedge_model::selector::Selector;
+use selvedge_operator::controller::{Controller, Metrics, Watched};
+use selvedge_operator::lease::{Election, lead};
+use selvedge_operator::process::Process;
+use selvedge_operator::{BoxError, events::Events};
+use serde::Deserialize as _;
+use tokio_util::sync::CancellationToken;
+
+use super::namespaces::{Namespaces, REFERENCES};
+use super::observe::{NodeView, reported};
+use super::{EdgeApplications, MANAGER, apply::APPLICATION_LABEL};
+use crate::raw::Raw;
+
+/// Adds the controller to `process`.
+///
+/// # Errors
+/// When the metrics cannot be registered.
+pub fn run(process: &mut Process) -> Result<(), BoxError> {
+    let election = Election {
+        namespace: process.namespace.clone(),
+        name: MANAGER.to_owned(),
+        identity: process.identity.clone(),
+        annotations: BTreeMap::new(),
+    };
+    let leader = Leader {
+        client: process.client.clone(),
+        namespace: process.namespace.clone(),
+        identity: process.identity.clone(),
+        applications: Metrics::new("selvedge_edgeapplication_controller", &process.registry)?,
+        namespaces: Metrics::new("selvedge_edgeapplication_controller_namespace", &process.registry)?,
+    };
+    let (client, token) = (process.client.clone(), process.tasks.token());
+    process.tasks.spawn("EdgeApplication controller", async move {
+        Ok(lead(client, election, token.clone(), || leader.work(token)).await?)
+    });
+    Ok(())
+}
+
+struct Leader {
+    client: Client,
+    namespace: String,
+    identity: String,
+    applications: Metrics,
+    namespaces: Metrics,
+}
+
+impl Leader {
+    async fn work(self, token: CancellationToken) -> Result<(), BoxError> {
+        let client = &self.client;
+        let watched = Watched::<Raw<EdgeApplication>>::all(client.clone());
+        watched.served().await;
+        let nodes = Watched::<NodeView>::all(client.clone());
+        nodes.served().await;
+
+        let controller = Controller::new(watched, self.applications);
+        let touched = Touched { applications: controller.store(), nodes: Mutex::default() };
+        let (controller, nodes) = controller.caches(nodes, move |node| touched.by(node));
+        let applications = controller.store();
+        let (controller, namespaces) = controller.caches(
+            Watched::<PartialObjectMeta<Namespace>>::all(client.clone()),
+            move |namespace| {
+                let name = namespace.name_any();
+                let all = applications.state().into_iter();
+                all.filter(|a| a.namespace() == name).map(|a| ObjectRef::from_obj(&*a)).collect::<Vec<_>>()
+            },
+        );
+        let revisions = Watched::<ControllerRevision>::all(client.clone()).labels(APPLICATION_LABEL);
+        let (controller, revisions) = controller.caches(revisions, |revision| {
+            let namespace = revision.namespace().unwrap_or_default();
+            revision.labels().get(APPLICATION_LABEL).map(|name| ObjectRef::new(name).within(&namespace))
+        });
+        let reconciler = Arc::new(EdgeApplications {
+            client: client.clone(),
+            events: Arc::new(Events::new(client.clone(), MANAGER, &self.identity)),
+            nodes,
+            namespaces,
+            revisions,
+        });
+        let references = Watched::<PartialObjectMeta<RoleBinding>>::all(client.clone())
+            .fields(&format!("metadata.name={REFERENCES}"));
+        let all = Watched::<PartialObjectMeta<Namespace>>::all(client.clone());
+        let (rights, bindings) = Controller::new(all, self.namespaces)
+            .caches(references, |binding| binding.namespace().map(|namespace| ObjectRef::new(&namespace)));
+        let keeper =
+            Arc::new(Namespaces { client: client.clone(), hub_namespace: self.namespace.clone(), bindings });
+        tokio::join!(controller.run(reconciler, token.clone()), rights.run(keeper, token));
+        Ok(())
+    }
+}
+
+type Application = ObjectRef<Raw<EdgeApplication>>;
+
+/// Which applications a change of a node touches: those that select it or that it reports, and those of
+/// which that was so before.
+struct Touched {
+    applications: Store<Raw<EdgeApplication>>,
+    nodes: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
+}
+
+impl Touched {
+    fn by(&self, node: &NodeView) -> Vec<Application> {
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        let selects = |application: &Raw<EdgeApplication>| {
+            let selector = application.spec.get("selector").and_then(|s| Selector::deserialize(s).ok());
+            selector.is_some_and(|selector| selector.matches(&labels))
+        };
+        let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let mut now: BTreeSet<_> = reported(node).map(|(namespace, name)| key(namespace, name)).collect();
+        for application in self.applications.state() {
+            if selects(&application) {
+                now.insert(key(application.namespace(), application.name()));
+            }
+        }
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = nodes.insert(node.name().to_owned(), now.clone()).unwrap_or_default();
+        let touched = now.union(&before);
+        touched.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
+    }
+}

@@ -1,0 +1,224 @@
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use selvedge_protocol::controller::{Session, Sessions as Report, ToReplica, to_replica::Message};
+
+use super::state::{Effects, Presence, Sessions};
+
+fn at(second: u64) -> Timestamp {
+    Timestamp::UNIX_EPOCH + Duration::from_secs(second)
+}
+
+fn session(uid: &str, counter: u64, closed: bool) -> Session {
+    let (node, certificate_serial) = (format!("node-{uid}"), format!("serial-{counter}"));
+    Session { node, uid: uid.into(), counter, nonce: counter, certificate_serial, closed }
+}
+
+fn report(snapshot: bool, sessions: &[Session]) -> Report {
+    Report { snapshot, sessions: sessions.to_vec() }
+}
+
+fn absent(second: u64) -> Presence {
+    Presence::Absent { since: at(second) }
+}
+
+fn connected(replica: &str, counter: u64) -> Presence {
+    Presence::Connected { replica: replica.into(), serial: format!("serial-{counter}") }
+}
+
+/// Orders as `<replica>: supersede <uid> <counter>` or `<replica>: deny <uid>`.
+fn orders(effects: &Effects) -> Vec<String> {
+    let render = |(replica, order): &(String, ToReplica)| match order.message.as_ref().unwrap() {
+        Message::Supersede(order) => format!("{replica}: supersede {} {}", order.uid, order.counter),
+        Message::Deny(order) => format!("{replica}: deny {}", order.uid),
+        Message::Heartbeat(_) => unreachable!(),
+    };
+    effects.orders.iter().map(render).collect()
+}
+
+#[test]
+fn the_newer_session_supersedes_the_older_whichever_is_heard_first() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.connect("b", 2);
+    let effects = sessions.report("a", 1, &report(true, &[session("u", 5, false)]), at(1));
+    assert_eq!((orders(&effects), effects.touched), (vec![], vec!["node-u".to_owned()]));
+    let effects = sessions.report("b", 2, &report(false, &[session("u", 6, false)]), at(2));
+    assert_eq!(orders(&effects), ["a: supersede u 6"]);
+    assert_eq!(sessions.presence("u"), connected("b", 6));
+    // An older one that comes late is told off, also after the newer has ended.
+    sessions.report("b", 2, &report(false, &[session("u", 6, true)]), at(3));
+    let effects = sessions.report("a", 1, &report(false, &[session("u", 4, false)]), at(4));
+    assert_eq!(orders(&effects), ["a: supersede u 6"]);
+}
+
+#[test]
+fn a_lost_stream_changes_nobody_while_its_replica_lives() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.report("a", 1, &report(true, &[session("u", 1, false)]), at(10));
+    let effects = sessions.lose("a", 1, at(100));
+    assert_eq!(effects.touched, ["node-u"]);
+    assert_eq!(sessions.presence("u"), absent(100));
+    sessions.confirm("a", at(130));
+    assert_eq!(sessions.presence("u"), absent(130), "the grace period begins anew");
+    // The replica dials again and still has the session.
+    sessions.connect("a", 2);
+    assert_eq!(sessions.presence("u"), connected("a", 1));
+    sessions.report("a", 2, &report(true, &[session("u", 1, false)]), at(140));
+    assert_eq!(sessions.presence("u"), connected("a", 1));
+}
+
+#[test]
+fn a_dead_replica_takes_its_sessions_with_it_since_it_was_last_known_to_live() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.report("a", 1, &report(true, &[session("u", 1, false), session("v", 1, false)]), at(10));
+    sessions.connect("b", 2);
+    sessions.report("b", 2, &report(false, &[session("v", 2, false)]), at(20));
+    sessions.lose("a", 1, at(100));
+    sessions.confirm("a", at(110));
+    let mut touched = sessions.bury("a").touched;
+    touched.sort();
+    assert_eq!(touched, ["node-u", "node-v"]);
+    assert_eq!(sessions.presence("u"), absent(110));
+    assert_eq!(sessions.presence("v"), connected("b", 2));
+    assert_eq!(sessions.doubted(), [""; 0]);
+}
+
+#[test]
+fn a_snapshot_ends_what_it_does_not_name_and_an_older_stream_says_nothing() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.report("a", 1, &report(true, &[session("u", 1, false), session("v", 1, false)]), at(10));
+    sessions.connect("a", 2);
+    sessions.report("a", 2, &report(true, &[session("v", 1, false)]), at(20));
+    assert_eq!(sessions.presence("u"), absent(20));
+    assert_eq!(
+        sessions.report("a", 1, &report(false, &[session("u", 9, false)]), at(21)),
+        Effects::default()
+    );
+    assert_eq!(sessions.lose("a", 1, at(22)), Effects::default());
+    assert_eq!(sessions.presence("v"), connected("a", 1));
+}
+
+#[test]
+fn a_denied_node_is_denied_everywhere_once_and_again_when_it_comes_back() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.connect("b", 2);
+    sessions.know("node-u", "u", true, at(0));
+    sessions.report("a", 1, &report(true, &[session("u", 1, false)]), at(10));
+    assert_eq!(orders(&sessions.shut("u", "denied", at(11))), ["a: deny u", "b: deny u"]);
+    assert_eq!(orders(&sessions.shut("u", "denied", at(12))), [""; 0]);
+    assert_eq!(sessions.overdue(at(16)), 2);
+    sessions.done("a", 1);
+    sessions.done("b", 2);
+    assert_eq!(sessions.overdue(at(16)), 0);
+    let effects = sessions.report("b", 2, &report(false, &[session("u", 2, false)]), at(13));
+    assert_eq!(orders(&effects), ["b: deny u"]);
+    sessions.admit("u");
+    let effects = sessions.report("b", 2, &report(false, &[session("u", 3, false)]), at(14));
+    assert_eq!(orders(&effects), ["a: supersede u 3"]);
+}
+
+#[test]
+fn a_deleted_or_replaced_edge_node_is_denied_by_its_old_uid() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.know("node-u", "u", true, at(0));
+    sessions.report("a", 1, &report(true, &[session("u", 1, false)]), at(1));
+    assert_eq!(orders(&sessions.know("node-u", "w", false, at(2))), ["a: deny u"]);
+    sessions.report("a", 1, &report(false, &[session("w", 1, false)]), at(3));
+    assert_eq!(orders(&sessions.forget("node-u", at(4))), ["a: deny w"]);
+}
+
+#[test]
+fn nobody_is_missed_from_before_the_start() {
+    let sessions = Sessions::new(at(1000));
+    assert_eq!(sessions.presence("u"), absent(1000));
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Open { replica: usize, uid: usize, counter: u64 },
+    Close { replica: usize, uid: usize },
+    Redial { replica: usize },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..3usize, 0..2usize, 1..50u64)
+            .prop_map(|(replica, uid, counter)| Event::Open { replica, uid, counter }),
+        2 => (0..3usize, 0..2usize).prop_map(|(replica, uid)| Event::Close { replica, uid }),
+        1 => (0..3usize).prop_map(|replica| Event::Redial { replica }),
+    ]
+}
+
+const REPLICAS: [&str; 3] = ["a", "b", "c"];
+const UIDS: [&str; 2] = ["u", "v"];
+
+proptest! {
+    /// Replicas open and close sessions and lose their streams in any order, and carry out what they are
+    /// told. Then no replica holds a session of a node that is older than the newest ever opened.
+    #[test]
+    fn only_the_newest_session_of_a_node_lives(events in proptest::collection::vec(event(), 0..60)) {
+        let mut sessions = Sessions::new(at(0));
+        // What each replica really holds, and the newest of each node.
+        let mut held = [[None::<u64>; 2]; 3];
+        let mut newest = [0; 2];
+        let mut streams = [0; 3];
+        for (replica, name) in REPLICAS.iter().enumerate() {
+            streams[replica] = replica as u64 + 1;
+            sessions.connect(name, streams[replica]);
+        }
+        for (step, event) in events.into_iter().enumerate() {
+            let now = at(step as u64);
+            let (replica, report) = match event {
+                Event::Open { replica, uid, counter } => {
+                    // A replica knows its own newest and answers an older Hello by itself.
+                    if held[replica][uid].is_some_and(|held| held >= counter) {
+                        continue;
+                    }
+                    held[replica][uid] = Some(counter);
+                    newest[uid] = newest[uid].max(counter);
+                    (replica, report(false, &[session(UIDS[uid], counter, false)]))
+                }
+                Event::Close { replica, uid } => {
+                    let Some(counter) = held[replica][uid].take() else { continue };
+                    (replica, report(false, &[session(UIDS[uid], counter, true)]))
+                }
+                Event::Redial { replica } => {
+                    sessions.lose(REPLICAS[replica], streams[replica], now);
+                    streams[replica] += 10;
+                    sessions.connect(REPLICAS[replica], streams[replica]);
+                    let all: Vec<_> = (0..2)
+                        .filter_map(|uid| Some(session(UIDS[uid], held[replica][uid]?, false)))
+                        .collect();
+                    (replica, report(true, &all))
+                }
+            };
+            let mut queue = vec![(replica, report)];
+            while let Some((replica, report)) = queue.pop() {
+                let effects = sessions.report(REPLICAS[replica], streams[replica], &report, now);
+                for (name, order) in effects.orders {
+                    let replica = REPLICAS.iter().position(|replica| *replica == name).unwrap();
+                    let Some(Message::Supersede(order)) = order.message else { panic!("{order:?}") };
+                    let uid = UIDS.iter().position(|uid| *uid == order.uid).unwrap();
+                    if let Some(counter) = held[replica][uid].filter(|held| *held < order.counter) {
+                        held[replica][uid] = None;
+                        let closed = super::tests::report(false, &[session(UIDS[uid], counter, true)]);
+                        queue.push((replica, closed));
+                    }
+                }
+            }
+        }
+        for uid in 0..2 {
+            let lives: Vec<_> = (0..3).filter_map(|replica| held[replica][uid]).collect();
+            prop_assert!(lives.iter().all(|counter| *counter == newest[uid]), "{lives:?}, newest {}", newest[uid]);
+            let is_connected = matches!(sessions.presence(UIDS[uid]), Presence::Connected { .. });
+            prop_assert_eq!(is_connected, !lives.is_empty());
+        }
+    }
+}
