@@ -1,1 +1,27 @@
-//! selvedge-hub
+//! The hub: sends every edge node what it should have, and writes down what is true there.
+//!
+//! ```text
+//!  API server ─► feed ─► index ─► sessions ─► session (one per agent) ─► transport ─► agents
+//!                                    ▲             │ reports
+//!  edgenode-controller ◄─ replica ───┘             └─► status ─► API server
+//! ```
+//!
+//! `index` and `session` are pure: no await, no clock. `removals` stands before everything that would take
+//! something away from a node. `enroll` files certificate requests, `cluster` knows who this cluster is.
+
+mod clock;
+pub mod cluster;
+pub mod config;
+mod crd_check;
+pub mod enroll;
+pub mod feed;
+pub mod hub;
+pub mod index;
+pub mod metrics;
+pub mod removals;
+pub mod replica;
+pub mod run;
+pub mod session;
+pub mod sessions;
+pub mod status;
+pub mod transport;

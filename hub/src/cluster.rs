@@ -1,0 +1,107 @@
+//! The cluster's identity: the ConfigMap `selvedge-cluster` that the EdgeNode controller keeps.
+//!
+//! In: the ConfigMap, looked at every few seconds. Out: [`Cluster`] in a watch channel, and releases of
+//! held removals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use selvedge_model::EntryKind;
+use selvedge_operator::BoxError;
+use selvedge_operator::telemetry::chain;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+
+/// Name of the ConfigMap.
+const NAME: &str = "selvedge-cluster";
+/// It changes when the CA is rotated or an epoch begins: by hand, or over days.
+const EVERY: Duration = Duration::from_secs(10);
+/// Until it is there for the first time, nothing else can begin.
+const EVERY_AT_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Who this cluster is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Random, made with the first CA.
+    pub id: String,
+    /// Raised by hand after a restore.
+    pub epoch: u64,
+    /// CA certificates, PEM.
+    pub ca_pem: String,
+    /// Kinds whose held removals go on, as `<kind>=<any text>` separated by commas: a new text is a new
+    /// release.
+    pub release: String,
+}
+
+impl Cluster {
+    /// Reads the ConfigMap's data; none when something that must be there is not.
+    #[must_use]
+    pub fn read(map: &ConfigMap) -> Option<Self> {
+        let data = map.data.as_ref()?;
+        let epoch = data.get("epoch").map_or(Some(0), |epoch| epoch.parse().ok())?;
+        let id = data.get("clusterId").filter(|id| !id.is_empty())?.clone();
+        let ca_pem = data.get("ca.crt").filter(|pem| pem.contains("BEGIN CERTIFICATE"))?.clone();
+        Some(Self { id, epoch, ca_pem, release: data.get("release").cloned().unwrap_or_default() })
+    }
+
+    fn releases(&self) -> impl Iterator<Item = EntryKind> {
+        self.release.split(',').filter_map(|part| {
+            let kind = part.split('=').next().unwrap_or_default().trim();
+            EntryKind::ALL.into_iter().find(|known| known.name() == kind)
+        })
+    }
+}
+
+/// Follows the ConfigMap.
+///
+/// # Errors
+/// Never; what fails is tried again.
+pub async fn follow(
+    client: Client,
+    namespace: String,
+    hub: Arc<Hub>,
+    sender: watch::Sender<Option<Arc<Cluster>>>,
+    token: CancellationToken,
+) -> Result<(), BoxError> {
+    let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    let mut said = false;
+    loop {
+        let read = match timeout(ANSWER, api.get_opt(NAME)).await {
+            Ok(Ok(map)) => Ok(map.as_ref().and_then(Cluster::read)),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err("no answer".to_owned()),
+        };
+        match read {
+            Ok(Some(cluster)) => {
+                let before = sender.borrow().clone();
+                if before.as_deref() != Some(&cluster) {
+                    hub.set_cluster(&cluster);
+                    if before.is_some_and(|before| before.release != cluster.release) {
+                        cluster.releases().for_each(|kind| hub.removals.release(kind));
+                        hub.sessions.wake_waiting();
+                    }
+                    tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
+                    sender.send_replace(Some(Arc::new(cluster)));
+                }
+            }
+            Ok(None) if !said => {
+                said = true;
+                tracing::info!("waits for ConfigMap {namespace}/{NAME}, which the edgenode-controller makes");
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error, "cannot read ConfigMap {namespace}/{NAME}"),
+        }
+        let wait = if sender.borrow().is_some() { EVERY } else { EVERY_AT_FIRST };
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = token.cancelled() => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The feed: list-watch loops in, events of the index out.
+//!
+//! Core resources are followed for the life of the process, ConfigMaps only in enabled namespaces (there
+//! alone does RBAC allow it, identity rule 12). After a list, what the index holds and the list does not is
+//! gone, but not by a watched deletion.
+
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::core::ApiResource;
+use kube::{Api, Client};
+use selvedge_crds::{Device, DeviceModel, EdgeApplication, EdgeNode};
+use selvedge_operator::BoxError;
+use selvedge_operator::admin::Gate;
+use selvedge_operator::backoff::Backoff;
+use selvedge_operator::listwatch::{self, ListWatch, Poke, Target};
+use selvedge_operator::telemetry::chain;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::hub::Hub;
+use crate::index::{Event, ObjectKey, Resource};
+
+/// Events between a loop and the index: the index is quick, so a few are enough; more would only be memory.
+const BETWEEN: usize = 64;
+/// Longest wait for one ConfigMap.
+const FETCH: Duration = Duration::from_secs(10);
+
+/// Handles to poke the loops of resources.
+#[derive(Debug, Default)]
+pub struct Pokes(Mutex<HashMap<Resource, Poke>>);
+
+impl Pokes {
+    /// Somebody waits for the present state of these.
+    pub fn poke(&self, resources: &[Resource]) {
+        let pokes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        resources.iter().filter_map(|resource| pokes.get(resource)).for_each(Poke::poke);
+    }
+
+    fn set(&self, resource: &Resource, poke: Option<Poke>) {
+        let mut pokes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match poke {
+            Some(poke) => pokes.insert(resource.clone(), poke),
+            None => pokes.remove(resource),
+        };
+    }
+}
+
+/// Follows every resource until `token` is cancelled. `synced` opens when all core resources were listed.
+///
+/// # Errors
+/// When a loop panicked.
+pub async fn follow(
+    client: Client,
+    hub: Arc<Hub>,
+    synced: Gate,
+    token: CancellationToken,
+) -> Result<(), BoxError> {
+    let mut loops = JoinSet::new();
+    for resource in Resource::CORE {
+        let synced = synced.clone();
+        loops.spawn(resource_loop(client.clone(), hub.clone(), resource, Some(synced), token.clone()));
+    }
+    loops.spawn(references(client, hub, token));
+    while let Some(ended) = loops.join_next().await {
+        ended?;
+    }
+    Ok(())
+}
+
+async fn resource_loop(
+    client: Client,
+    hub: Arc<Hub>,
+    resource: Resource,
+    synced: Option<Gate>,
+    token: CancellationToken,
+) {
+    let loop_ = ListWatch::new(client, target(&resource), Ok::<Value, Infallible>);
+    hub.pokes.set(&resource, Some(loop_.poke()));
+    let (sender, mut events) = mpsc::channel(BETWEEN);
+    let watch = loop_.run(sender, token);
+    let take = async {
+        let mut behind = false;
+        while let Some(event) = events.recv().await {
+            take_event(&hub, &resource, event);
+            if let Some(gate) = &synced
+                && hub.index().is_synced()
+            {
+                gate.ready();
+            }
+            // Sessions may wait for just this revision.
+            behind |= !events.is_empty();
+            if events.is_empty() && std::mem::take(&mut behind) {
+                hub.sessions.wake_waiting();
+            }
+        }
+    };
+    tokio::join!(watch, take);
+    hub.pokes.set(&resource, None);
+}
+
+fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>) {
+    let now = clock::now();
+    let apply = |event| hub.apply(event, now);
+    match event {
+        listwatch::Event::Listed { revision, objects, undecodable } => {
+            let listed: BTreeSet<ObjectKey> = objects
+                .iter()
+                .filter_map(key)
+                .chain(undecodable.iter().map(|o| ObjectKey::new(&o.namespace, &o.name)))
+                .collect();
+            let missing = hub.index().keys(resource).into_iter().filter(|key| !listed.contains(key));
+            for key in missing.collect::<Vec<_>>() {
+                apply(Event::Gone { resource: resource.clone(), key, revision, watched: false });
+            }
+            for object in objects {
+                apply(Event::Applied(resource.clone(), object));
+            }
+            apply(Event::Listed(resource.clone(), revision));
+            hub.sessions.wake_waiting();
+        }
+        listwatch::Event::Applied { object, .. } => apply(Event::Applied(resource.clone(), object)),
+        listwatch::Event::Deleted { revision, object } => {
+            if let Some(key) = key(&object) {
+                apply(Event::Gone { resource: resource.clone(), key, revision, watched: true });
+            }
+        }
+        // Raw JSON always decodes; what the index cannot use it holds by itself.
+        listwatch::Event::Undecodable { .. } | listwatch::Event::Alive => {}
+        listwatch::Event::Bookmark { revision } => {
+            apply(Event::Reached(resource.clone(), revision));
+            hub.sessions.wake_waiting();
+        }
+        listwatch::Event::WentBack { seen, now } => {
+            hub.metrics.restores.inc();
+            tracing::error!(%resource, seen, now, "the API server's state is older than one seen before: it was restored");
+        }
+        listwatch::Event::Failed { error } => {
+            tracing::warn!(%resource, error = chain(&error), "list-watch failed; it is tried again");
+        }
+    }
+}
+
+fn key(object: &Value) -> Option<ObjectKey> {
+    let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
+    Some(ObjectKey::new(text("/metadata/namespace").unwrap_or(""), text("/metadata/name")?))
+}
+
+fn target(resource: &Resource) -> Target {
+    let core = |kind: &str, plural: &str| ApiResource {
+        group: String::new(),
+        version: "v1".into(),
+        api_version: "v1".into(),
+        kind: kind.into(),
+        plural: plural.into(),
+    };
+    match resource {
+        Resource::EdgeNodes => Target::new(&ApiResource::erase::<EdgeNode>(&()), None),
+        Resource::EdgeApplications => Target::new(&ApiResource::erase::<EdgeApplication>(&()), None),
+        Resource::DeviceModels => Target::new(&ApiResource::erase::<DeviceModel>(&()), None),
+        Resource::Devices => Target::new(&ApiResource::erase::<Device>(&()), None),
+        Resource::ControllerRevisions => {
+            Target::new(&ApiResource::erase::<k8s_openapi::api::apps::v1::ControllerRevision>(&()), None)
+        }
+        Resource::Namespaces => Target::new(&core("Namespace", "namespaces"), None),
+        Resource::ConfigMaps(namespace) => Target::new(&core("ConfigMap", "configmaps"), Some(namespace)),
+    }
+}
+
+/// ConfigMaps of enabled namespaces: one loop each, started and ended with the label; and fetches of those
+/// whose data was dropped before something named them.
+async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
+    let mut loops: HashMap<Arc<str>, CancellationToken> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut fetches = BTreeSet::new();
+    let mut backoff = Backoff::of_loops();
+    loop {
+        let wanted: BTreeSet<Arc<str>> = hub.index().enabled_namespaces().cloned().collect();
+        loops.retain(|namespace, stop| {
+            let keep = wanted.contains(namespace);
+            if !keep {
+                stop.cancel();
+            }
+            keep
+        });
+        for namespace in wanted {
+            loops.entry(namespace.clone()).or_insert_with(|| {
+                let stop = token.child_token();
+                tasks.spawn(config_maps(client.clone(), hub.clone(), namespace, stop.clone()));
+                stop
+            });
+        }
+        fetches.extend(hub.take_unfetched());
+        let failed = fetch(&client, &hub, &mut fetches).await;
+        let again = if failed { backoff.failed() } else { Duration::MAX };
+        if !failed {
+            backoff.succeeded();
+        }
+        tokio::select! {
+            () = hub.references.notified() => {}
+            () = sleep(again) => {}
+            Some(_) = tasks.join_next() => {}
+            () = token.cancelled() => break,
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn config_maps(client: Client, hub: Arc<Hub>, namespace: Arc<str>, stop: CancellationToken) {
+    let resource = Resource::ConfigMaps(namespace);
+    resource_loop(client, hub.clone(), resource.clone(), None, stop).await;
+    hub.apply(Event::Dropped(resource), clock::now());
+}
+
+/// Fetches what is asked for; true when some of it failed and stays asked for.
+async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<ObjectKey>) -> bool {
+    let mut failed = BTreeSet::new();
+    while let Some(key) = keys.pop_first() {
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &key.namespace);
+        match timeout(FETCH, api.get_opt(&key.name)).await {
+            Ok(Ok(Some(map))) => {
+                if let Ok(object) = serde_json::to_value(map) {
+                    let resource = Resource::ConfigMaps(key.namespace.clone());
+                    hub.apply_if(
+                        |index| index.is_dropped(&key),
+                        Event::Applied(resource, object),
+                        clock::now(),
+                    );
+                }
+            }
+            // Its deletion comes by the watch.
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(config_map = %key, error = chain(&error), "cannot read a ConfigMap; it is tried again");
+                failed.insert(key);
+            }
+            Err(_) => {
+                failed.insert(key);
+            }
+        }
+    }
+    *keys = failed;
+    !keys.is_empty()
+}

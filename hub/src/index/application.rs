@@ -1,0 +1,361 @@
+//! EdgeApplications and their ControllerRevisions: which node runs which revision, and what that is there.
+//!
+//! Workloads come only from revisions that `status.rollout` names, never from `spec`. A late node stays on
+//! the revision that it has until it is admitted (sync rule 11).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use selvedge_model::overrides::{self, Override};
+use selvedge_model::pod::{self, PodTemplate};
+use selvedge_model::rollout::{Rollout, position};
+use selvedge_model::selector::Selector;
+use selvedge_model::{ContentHash, EntryKey, EntryKind, Reference};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use super::configmap::Version;
+use super::node::unknown_node;
+use super::{Body, Index, Node, ObjectKey, Present, Reason, Slot, Slots, Touched, raw, workload_entry};
+
+/// Revisions on which a late node stays, by application.
+pub type Pins = BTreeMap<ObjectKey, Arc<str>>;
+
+/// Label of a ControllerRevision that names its EdgeApplication.
+const APPLICATION_LABEL: &str = "selvedge.dev/application";
+
+/// An EdgeApplication, compact.
+#[derive(Debug)]
+pub struct Application {
+    pub(super) uid: Arc<str>,
+    revision: u64,
+    /// None: no rollout state, or one that does not decode.
+    rollout: Option<Rollout>,
+}
+
+/// A ControllerRevision of an EdgeApplication, decoded.
+#[derive(Debug)]
+pub struct Revision {
+    application: Box<str>,
+    /// Names what it says, so that an event without a change is known.
+    content: ContentHash,
+    selector: Selector,
+    template: Value,
+    overrides: Vec<Override>,
+    /// ConfigMaps that the template names, and whether all mentions are optional.
+    config_maps: BTreeMap<String, bool>,
+    /// Why it cannot be used.
+    fault: Option<String>,
+    /// Bodies made from it: nodes with the same overrides and references share one.
+    resolved: Mutex<Vec<Resolved>>,
+}
+
+/// One body of a revision and what it was made with.
+#[derive(Debug)]
+struct Resolved {
+    overrides: Vec<bool>,
+    references: Vec<Reference>,
+    body: Arc<Body>,
+}
+
+impl Application {
+    fn target(&self, node: &Node) -> Option<&str> {
+        self.rollout.as_ref()?.revision_at(position(&self.uid, &node.uid))
+    }
+
+    fn admits(&self, node: &Node) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.admits(&node.uid))
+    }
+}
+
+impl Revision {
+    fn decode(mut object: Value) -> Self {
+        let application = raw::labels(&object).remove(APPLICATION_LABEL).unwrap_or_default().into();
+        let mut data = raw::take(&mut object, "/data");
+        let content = ContentHash::of(&data);
+        let mut fault = None;
+        let mut note = |part: &str, error: serde_json::Error| {
+            fault.get_or_insert_with(|| format!("{part} cannot be read: {error}"));
+        };
+        let template = raw::take(&mut data, "/template");
+        let selector = Selector::deserialize(raw::take(&mut data, "/selector"))
+            .map_err(|error| note("its selector", error))
+            .unwrap_or_default();
+        let overrides = match raw::take(&mut data, "/overrides") {
+            Value::Null => Vec::new(),
+            raw => Vec::deserialize(raw).map_err(|error| note("its overrides", error)).unwrap_or_default(),
+        };
+        let typed = PodTemplate::deserialize(&template)
+            .map_err(|error| note("its template", error))
+            .unwrap_or_default();
+        let config_maps = pod::config_maps(&typed);
+        let resolved = Mutex::default();
+        Self { application, content, selector, template, overrides, config_maps, fault, resolved }
+    }
+
+    pub(super) fn selects(&self, node: &Node) -> bool {
+        // A revision that cannot be read selects nothing by itself; what nodes have of it is held.
+        self.fault.is_none() && self.selector.matches(&node.labels)
+    }
+
+    pub(super) fn names(&self, config_map: &str) -> bool {
+        self.config_maps.contains_key(config_map)
+    }
+
+    pub(super) fn names_any(&self) -> bool {
+        !self.config_maps.is_empty()
+    }
+
+    pub(super) fn forget_resolved(&mut self) {
+        self.resolved.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Index {
+    pub(super) fn change_application(&mut self, key: ObjectKey, object: Option<Value>) -> Touched {
+        let new = object.map(|mut object| Application {
+            uid: raw::uid(&object),
+            revision: raw::revision(&object),
+            rollout: Option::deserialize(raw::take(&mut object, "/status/rollout")).ok().flatten(),
+        });
+        let old = match &new {
+            Some(_) => self.applications.remove(&key),
+            None => match self.applications.remove(&key) {
+                None => return Touched::default(),
+                old => old,
+            },
+        };
+        let same = |a: &Application, b: &Application| a.uid == b.uid && a.rollout == b.rollout;
+        let mut touched = Touched::default();
+        if !old.as_ref().zip(new.as_ref()).is_some_and(|(old, new)| same(old, new)) {
+            for (name, node) in &self.nodes {
+                let stand = |app: &Option<Application>| {
+                    let app = app.as_ref()?;
+                    Some((app.uid.clone(), app.target(node).map(str::to_owned), app.admits(node)))
+                };
+                let (before, after) = (stand(&old), stand(&new));
+                if before == after {
+                    continue;
+                }
+                touched.parts.insert((name.clone(), super::Part::Workloads));
+                let selected = |app: &Option<Application>| {
+                    let revision = app.as_ref()?.target(node)?;
+                    Some(self.revision(&key, revision)?.selects(node))
+                };
+                touched.unselected += usize::from(
+                    selected(&old) == Some(true) && (new.is_none() || selected(&new) == Some(false)),
+                );
+            }
+        }
+        if let Some(new) = new {
+            self.applications.insert(key, new);
+        }
+        touched
+    }
+
+    pub(super) fn change_revision(&mut self, key: ObjectKey, object: Option<Value>) -> Touched {
+        // DaemonSets and StatefulSets have ControllerRevisions, too.
+        let ours = object.filter(|object| raw::labels(object).contains_key(APPLICATION_LABEL));
+        let new = ours.map(Revision::decode);
+        let old = self.revisions.remove(&key);
+        let same = match (&old, &new) {
+            (Some(old), Some(new)) => old.content == new.content && old.application == new.application,
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            // The old one has the bodies.
+            if let Some(old) = old {
+                self.revisions.insert(key, old);
+            }
+            return Touched::default();
+        }
+        let names = |revision: &Option<Revision>| -> BTreeSet<String> {
+            revision.iter().flat_map(|revision| revision.config_maps.keys().cloned()).collect()
+        };
+        let named: BTreeSet<_> = names(&old).into_iter().chain(names(&new)).collect();
+        let application =
+            new.as_ref().or(old.as_ref()).map(|revision| revision.application.clone()).unwrap_or_default();
+        let owner = ObjectKey { namespace: key.namespace.clone(), name: (*application).into() };
+        if let Some(new) = new {
+            self.revisions.insert(key.clone(), new);
+        }
+        for name in named {
+            self.want_config_map(&ObjectKey { namespace: key.namespace.clone(), name: name.as_str().into() });
+        }
+        let Some(application) = self.applications.get(&owner) else { return Touched::default() };
+        let parts = self.touch_workloads(|node| application.target(node) == Some(&*key.name)).collect();
+        Touched { parts, unselected: 0 }
+    }
+
+    fn revision(&self, application: &ObjectKey, name: &str) -> Option<&Revision> {
+        self.revisions
+            .get(&ObjectKey { namespace: application.namespace.clone(), name: name.into() })
+            .filter(|revision| *revision.application == *application.name)
+    }
+
+    /// How many applications select a node now.
+    pub(super) fn selected_count(&self, node: &str) -> usize {
+        let Some(node) = self.nodes.get(node) else { return 0 };
+        let selects = |(key, application): &(&ObjectKey, &Application)| {
+            application
+                .target(node)
+                .and_then(|name| self.revision(key, name))
+                .is_some_and(|r| r.selects(node))
+        };
+        self.applications.iter().filter(selects).count()
+    }
+
+    /// All workloads of a node and the ConfigMaps that they name. An application without rollout state, or
+    /// whose revision is not here, is left out: which nodes it concerns is not known (an agent's row of it is
+    /// held, see `unlisted`).
+    pub(super) fn workloads(&self, node: &str, pins: &Pins) -> Slots {
+        let mut slots = Slots::new();
+        let Some(found) = self.nodes.get(node) else { return slots };
+        for (key, application) in &self.applications {
+            let target = application.target(found).and_then(|name| self.revision(key, name));
+            if target.is_none() && !pins.contains_key(key) {
+                continue;
+            }
+            let slot = match self.resolve(node, key, pins) {
+                Ok(Some((present, references))) => {
+                    for version in references {
+                        let present = Present {
+                            body: version.body.clone(),
+                            uid: version.uid.clone(),
+                            source_revision: version.revision,
+                            revision: "".into(),
+                        };
+                        slots.insert(version.entry_key(&key.namespace), Slot::Present(present));
+                    }
+                    Slot::Present(present)
+                }
+                Ok(None) => continue,
+                Err(held) => held,
+            };
+            slots.insert(workload_entry(key), slot);
+        }
+        slots
+    }
+
+    pub(super) fn workload(&self, node: &str, key: &ObjectKey, pins: &Pins) -> Slot {
+        match self.resolve(node, key, pins) {
+            Ok(Some((present, _))) => Slot::Present(present),
+            Ok(None) => Slot::Absent,
+            Err(held) => held,
+        }
+    }
+
+    /// The revision that `status.rollout` gives a node now; none without rollout state.
+    #[must_use]
+    pub fn target(&self, node: &str, application: &ObjectKey) -> Option<&str> {
+        self.applications.get(application)?.target(self.nodes.get(node)?)
+    }
+
+    /// Whether a late node may go on.
+    #[must_use]
+    pub fn admits(&self, node: &str, application: &ObjectKey) -> bool {
+        let (application, node) = (self.applications.get(application), self.nodes.get(node));
+        application.zip(node).is_some_and(|(application, node)| application.admits(node))
+    }
+
+    /// `Ok(None)`: not for this node. `Err`: held, and why.
+    fn resolve(
+        &self,
+        node_name: &str,
+        key: &ObjectKey,
+        pins: &Pins,
+    ) -> Result<Option<(Present, Vec<&Version>)>, Slot> {
+        let unresolved = |message: String| Slot::held(Reason::Unresolved, message);
+        let Some(node) = self.nodes.get(node_name) else { return Err(unknown_node(node_name)) };
+        let Some(application) = self.applications.get(key) else { return Ok(None) };
+        let target = application.target(node).ok_or_else(|| {
+            unresolved(format!("EdgeApplication {key} has no rollout state for this node yet"))
+        })?;
+        let name = pins.get(key).filter(|_| !application.admits(node)).map_or(target, |pinned| pinned);
+        let revision = self.revision(key, name).ok_or_else(|| {
+            unresolved(format!("ControllerRevision {}/{name} does not exist", key.namespace))
+        })?;
+        if let Some(fault) = &revision.fault {
+            return Err(Slot::held(
+                Reason::Invalid,
+                format!("ControllerRevision {}/{name}: {fault}", key.namespace),
+            ));
+        }
+        if !revision.selects(node) {
+            return Ok(None);
+        }
+        if !self.is_enabled(&key.namespace) {
+            return Err(unresolved(format!(
+                "namespace {0} does not take part: kubectl label namespace {0} selvedge.dev/edge=enabled",
+                key.namespace
+            )));
+        }
+        let (references, versions) = self.references(&key.namespace, revision)?;
+        let body = self.workload_body(name, revision, node, references);
+        let (uid, source_revision) = (application.uid.clone(), application.revision);
+        Ok(Some((Present { body, uid, source_revision, revision: name.into() }, versions)))
+    }
+
+    fn references(
+        &self,
+        namespace: &Arc<str>,
+        revision: &Revision,
+    ) -> Result<(Vec<Reference>, Vec<&Version>), Slot> {
+        let (mut references, mut versions) = (Vec::new(), Vec::new());
+        for (name, optional) in &revision.config_maps {
+            let version = match self.config_map(namespace, name)? {
+                Some(version) => {
+                    versions.push(version);
+                    version.version.to_string()
+                }
+                None if *optional => String::new(),
+                None => {
+                    return Err(Slot::held(
+                        Reason::MissingReference,
+                        format!("ConfigMap {namespace}/{name} does not exist"),
+                    ));
+                }
+            };
+            references.push(Reference { kind: "ConfigMap".into(), name: name.clone(), version });
+        }
+        Ok((references, versions))
+    }
+
+    fn workload_body(
+        &self,
+        name: &str,
+        revision: &Revision,
+        node: &Node,
+        references: Vec<Reference>,
+    ) -> Arc<Body> {
+        let overrides: Vec<bool> =
+            revision.overrides.iter().map(|o| o.selector.matches(&node.labels)).collect();
+        let mut resolved = revision.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = resolved.iter().find(|r| r.overrides == overrides && r.references == references)
+        {
+            return found.body.clone();
+        }
+        let mut template = revision.template.clone();
+        overrides::apply(&mut template, &revision.overrides, &node.labels);
+        let body = self.bodies.of(&json!({"revision": name, "references": references, "template": template}));
+        resolved.push(Resolved { overrides, references, body: body.clone() });
+        body
+    }
+
+    /// Revisions of a namespace that name a ConfigMap.
+    pub(super) fn naming<'a>(&'a mut self, key: &'a ObjectKey) -> impl Iterator<Item = &'a mut Revision> {
+        self.revisions
+            .iter_mut()
+            .filter(|(revision, _)| revision.namespace == key.namespace)
+            .map(|(_, revision)| revision)
+            .filter(|revision| revision.names(&key.name))
+    }
+}
+
+impl Version {
+    fn entry_key(&self, namespace: &str) -> EntryKey {
+        let version = self.version.to_string();
+        EntryKey { version, ..EntryKey::new(EntryKind::ConfigMap, namespace, &self.name) }
+    }
+}

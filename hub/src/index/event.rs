@@ -1,0 +1,124 @@
+//! What goes into the index, and what comes out of an `apply`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+/// An API resource that the index is made from. Its text names it in watermarks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    /// Cluster-scoped.
+    EdgeNodes,
+    /// Label `selvedge.dev/edge` says which take part.
+    Namespaces,
+    /// For their rollouts.
+    EdgeApplications,
+    /// Revisions of EdgeApplications.
+    ControllerRevisions,
+    /// Folded into devices.
+    DeviceModels,
+    /// By node.
+    Devices,
+    /// Of one enabled namespace.
+    ConfigMaps(Arc<str>),
+}
+
+impl Resource {
+    /// What must be known before anything can be said about any node.
+    pub const CORE: [Self; 6] = [
+        Self::EdgeNodes,
+        Self::Namespaces,
+        Self::EdgeApplications,
+        Self::ControllerRevisions,
+        Self::DeviceModels,
+        Self::Devices,
+    ];
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EdgeNodes => f.write_str("edgenodes"),
+            Self::Namespaces => f.write_str("namespaces"),
+            Self::EdgeApplications => f.write_str("edgeapplications"),
+            Self::ControllerRevisions => f.write_str("controllerrevisions"),
+            Self::DeviceModels => f.write_str("devicemodels"),
+            Self::Devices => f.write_str("devices"),
+            Self::ConfigMaps(namespace) => write!(f, "configmaps/{namespace}"),
+        }
+    }
+}
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One thing that a list-watch loop saw.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The object is there, in this state. Raw JSON, whole.
+    Applied(Resource, Value),
+    /// The object is gone.
+    Gone {
+        /// Its resource.
+        resource: Resource,
+        /// Its key.
+        key: ObjectKey,
+        /// At which revision it went or was missed.
+        revision: u64,
+        /// Seen in a watch (a watched deletion), not merely missing in a list.
+        watched: bool,
+    },
+    /// The cache reflects the resource up to this revision (end of a list, bookmark).
+    Reached(Resource, u64),
+    /// All objects of the resource were listed, at this revision.
+    Listed(Resource, u64),
+    /// A ConfigMap namespace is not followed any more.
+    Dropped(Resource),
+}
+
+/// A part of a node's set that is resolved in one go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// NodeSettings.
+    Settings,
+    /// All workloads and the ConfigMaps that they name: at most 64 applications a node.
+    Workloads,
+    /// One device.
+    Device(ObjectKey),
+}
+
+/// What an event changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Nodes whose set may have changed, and where. Empty when the event changed no meaning.
+    pub parts: BTreeSet<(Arc<str>, Part)>,
+    /// Of those, how many entries a change of selector, labels or placement takes away from nodes, without
+    /// a watched deletion of their source.
+    pub unselected: usize,
+}

@@ -1,0 +1,95 @@
+//! EdgeNodes: labels for selectors and settings, and what admission asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use selvedge_crds::JOIN_ANNOTATION;
+use selvedge_model::SessionId;
+use serde_json::{Value, json};
+
+use super::{Body, Index, Part, Present, Reason, Slot, Touched, raw};
+
+/// An EdgeNode, compact.
+#[derive(Debug)]
+pub struct Node {
+    /// metadata.uid: the identity that its certificate must bear.
+    pub uid: Arc<str>,
+    /// spec.denied.
+    pub denied: bool,
+    /// The annotation `selvedge.dev/join`, as it stands.
+    pub join: Option<Box<str>>,
+    /// The session of status.fence: none older is admitted (sync rule 9).
+    pub fence: Option<SessionId>,
+    /// The controller says that it has a session. Its word on `Ready` holds only while it has none.
+    pub(super) connected: bool,
+    pub(super) labels: BTreeMap<String, String>,
+    revision: u64,
+    settings: Arc<Body>,
+}
+
+impl Index {
+    pub(super) fn change_node(&mut self, name: Arc<str>, object: Option<Value>) -> Touched {
+        let Some(object) = object else {
+            let Some(_) = self.nodes.remove(&name) else { return Touched::default() };
+            return self.touch_all(&name);
+        };
+        let labels = raw::labels(&object);
+        let node = Node {
+            uid: raw::uid(&object),
+            denied: object.pointer("/spec/denied").and_then(Value::as_bool).unwrap_or(false),
+            join: object
+                .pointer("/metadata/annotations")
+                .and_then(|annotations| annotations.get(JOIN_ANNOTATION)?.as_str())
+                .map(Into::into),
+            fence: raw::text(&object, "/status/fence/session").and_then(|session| session.parse().ok()),
+            connected: raw::condition(&object, "Connected", "True"),
+            revision: raw::revision(&object),
+            settings: self.bodies.of(&json!({ "labels": labels })),
+            labels,
+        };
+        let same = self
+            .nodes
+            .get(&name)
+            .is_some_and(|old| old.uid == node.uid && old.denied == node.denied && old.labels == node.labels);
+        let overwritten = node.connected && raw::condition(&object, "Ready", "Unknown");
+        let back = node.connected && self.nodes.get(&name).is_some_and(|old| !old.connected);
+        let before = if same { 0 } else { self.selected_count(&name) };
+        self.nodes.insert(name.clone(), node);
+        if same {
+            // What was said of an offline node must be said anew, though nothing is to be delivered.
+            let mut touched = Touched::default();
+            if overwritten {
+                touched.parts.insert((name.clone(), Part::Settings));
+            }
+            if back {
+                touched.parts.extend(self.overwritten_devices(&name));
+            }
+            return touched;
+        }
+        let mut touched = self.touch_all(&name);
+        touched.unselected = before.saturating_sub(self.selected_count(&name));
+        touched
+    }
+
+    fn touch_all(&self, name: &Arc<str>) -> Touched {
+        let parts = self.parts(name).into_iter().map(|part| (name.clone(), part)).collect();
+        Touched { parts, unselected: 0 }
+    }
+
+    pub(super) fn settings(&self, node: &str) -> Slot {
+        match self.nodes.get(node) {
+            None => unknown_node(node),
+            Some(node) => Slot::Present(Present {
+                body: node.settings.clone(),
+                uid: node.uid.clone(),
+                source_revision: node.revision,
+                revision: "".into(),
+            }),
+        }
+    }
+}
+
+/// Nothing is known of a node that is not there: its agent keeps what it has.
+pub(super) fn unknown_node(node: &str) -> Slot {
+    Slot::held(Reason::Unresolved, format!("EdgeNode {node} does not exist"))
+}

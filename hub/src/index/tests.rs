@@ -1,0 +1,236 @@
+//! The index after any sequence of events is the one that is built from what is left; and an event touches
+//! every node that it changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Event, Index, ObjectKey, Part, Pins, Resource, Slot};
+
+/// Which object of a small world changes, and to what; `None`: it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub resource: Resource,
+    pub key: ObjectKey,
+    pub object: Option<Value>,
+}
+
+pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+
+fn change(resource: Resource, namespace: &str, name: &str, object: Option<Value>) -> Change {
+    let key = ObjectKey::new(namespace, name);
+    let object = object.map(|mut object| {
+        object["metadata"]["name"] = name.into();
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        object
+    });
+    Change { resource, key, object }
+}
+
+fn uid(name: &str, generation: u8) -> String {
+    format!("{name}-{generation}")
+}
+
+/// Any change of the small world.
+pub(crate) fn changes() -> impl Strategy<Value = Change> {
+    let node = (0..2_usize, prop_oneof![Just("a"), Just("b")], proptest::bool::weighted(0.9)).prop_map(
+        |(n, tier, there)| {
+            let object = json!({"metadata": {"uid": uid(NODES[n], 0), "labels": {"tier": tier}}, "spec": {}});
+            change(Resource::EdgeNodes, "", NODES[n], there.then_some(object))
+        },
+    );
+    let namespace = proptest::bool::weighted(0.8).prop_map(|enabled| {
+        let labels = if enabled { json!({"selvedge.dev/edge": "enabled"}) } else { json!({}) };
+        change(Resource::Namespaces, "", "shop", Some(json!({"metadata": {"labels": labels}})))
+    });
+    let application = (0..3_u8, 0..5_u8, any::<bool>()).prop_map(|(generation, rollout, admitted)| {
+        let admitted = if admitted { json!(["n1-0"]) } else { json!([]) };
+        let all = |name: &str| json!([{"from": 0, "to": 1_u64 << 32, "revision": name}]);
+        let status = match rollout {
+            0 => Value::Null,
+            1 => json!({"rollout": {"intervals": all("r1"), "admitted": admitted}}),
+            2 => json!({"rollout": {"intervals": all("r2"), "admitted": admitted}}),
+            _ => json!({"rollout": {"intervals": [
+                {"from": 0, "to": 1_u64 << 31, "revision": "r2"},
+                {"from": 1_u64 << 31, "to": 1_u64 << 32, "revision": "r1"}], "admitted": admitted}}),
+        };
+        let object = json!({"metadata": {"uid": uid("web", generation.min(1))}, "status": status});
+        change(Resource::EdgeApplications, "shop", "web", (generation < 2).then_some(object))
+    });
+    let revision = (0..2_usize, any::<bool>(), any::<bool>(), proptest::bool::weighted(0.8)).prop_map(
+        |(which, everywhere, optional, there)| {
+            let tier = if everywhere { json!(["a", "b"]) } else { json!(["a"]) };
+            let object = json!({
+                "metadata": {"labels": {"selvedge.dev/application": "web"}, "uid": format!("r{which}")},
+                "data": {
+                    "selector": {"matchExpressions": [{"key": "tier", "operator": "In", "values": tier}]},
+                    "template": {"spec": {"containers": [{"name": "c", "image": format!("web:{which}"),
+                        "envFrom": [{"configMapRef": {"name": "settings", "optional": optional}}]}]}},
+                    "overrides": [{"name": "b", "selector": {"matchLabels": {"tier": "b"}},
+                        "containers": [{"name": "c", "image": "web:b"}]}],
+                },
+            });
+            change(Resource::ControllerRevisions, "shop", ["r1", "r2"][which], there.then_some(object))
+        },
+    );
+    let config_map = (0..3_u8).prop_map(|value| {
+        let object = json!({"metadata": {"uid": "s"}, "data": {"KEY": value.to_string()}});
+        change(Resource::ConfigMaps("shop".into()), "shop", "settings", (value > 0).then_some(object))
+    });
+    let model = (0..3_u8).prop_map(|maximum| {
+        let object = json!({"metadata": {"uid": "m"}, "spec": {"properties": [
+            {"name": "level", "type": "int", "access": "ReadWrite", "maximum": maximum, "unit": "l",
+                "source": {"simulated": {}}}]}});
+        change(Resource::DeviceModels, "shop", "tank", (maximum > 0).then_some(object))
+    });
+    let device = (0..2_usize, 0..2_usize, 0..4_u8).prop_map(|(which, node, desired)| {
+        let property = if desired == 3 { "stranger" } else { "level" };
+        let object = json!({"metadata": {"uid": format!("d{which}{node}")}, "spec": {
+            "nodeName": NODES[node], "modelRef": {"name": "tank"},
+            "protocol": {"simulated": {}}, "desired": {property: desired}}});
+        change(Resource::Devices, "shop", ["d1", "d2"][which], (desired > 0).then_some(object))
+    });
+    prop_oneof![2 => node, 1 => namespace, 3 => application, 3 => revision, 2 => config_map, 1 => model, 2 => device]
+}
+
+/// All that is there, by resource and key.
+pub(crate) type Objects = BTreeMap<(Resource, ObjectKey), Value>;
+
+/// An index whose lists were all empty.
+pub(crate) fn listed() -> Index {
+    let mut index = Index::default();
+    for resource in Resource::CORE.into_iter().chain([Resource::ConfigMaps("shop".into())]) {
+        index.apply(Event::Listed(resource, 1));
+    }
+    index
+}
+
+pub(crate) fn event(change: &Change, revision: u64) -> Event {
+    match &change.object {
+        Some(object) => {
+            let mut object = object.clone();
+            object["metadata"]["resourceVersion"] = revision.to_string().into();
+            Event::Applied(change.resource.clone(), object)
+        }
+        None => Event::Gone {
+            resource: change.resource.clone(),
+            key: change.key.clone(),
+            revision,
+            watched: true,
+        },
+    }
+}
+
+/// Fetches what was dropped when nothing named it, as the feed does.
+pub(crate) fn fetch(index: &mut Index, objects: &Objects) -> BTreeSet<(Arc<str>, Part)> {
+    let mut parts = BTreeSet::new();
+    for key in index.take_unfetched() {
+        let resource = Resource::ConfigMaps(key.namespace.clone());
+        if let Some(object) = objects.get(&(resource.clone(), key)) {
+            parts.extend(index.apply(Event::Applied(resource, object.clone())).parts);
+        }
+    }
+    parts
+}
+
+pub(crate) fn note(objects: &mut Objects, change: &Change, revision: u64) {
+    let place = (change.resource.clone(), change.key.clone());
+    match event(change, revision) {
+        Event::Applied(_, object) => objects.insert(place, object),
+        _ => objects.remove(&place),
+    };
+}
+
+/// What is desired where, without revisions: those may move without touching anybody.
+fn meaning(index: &Index) -> BTreeMap<(&'static str, String), String> {
+    let mut out = BTreeMap::new();
+    for node in NODES {
+        for (key, slot) in index.set(node, &Pins::new()) {
+            let text = match slot {
+                Slot::Present(present) => {
+                    format!("{:?} {} {}", present.body.hash, present.uid, present.revision)
+                }
+                Slot::Absent => "absent".into(),
+                Slot::Held(held) => format!("{held:?}"),
+            };
+            out.insert((node, key.to_string()), text);
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_sequence_is_a_rebuild_from_scratch(changes in proptest::collection::vec(changes(), 1..60)) {
+        let mut objects = Objects::new();
+        let mut index = listed();
+        for (revision, change) in (2..).zip(&changes) {
+            let before = meaning(&index);
+            let mut touched = index.apply(event(change, revision)).parts;
+            note(&mut objects, change, revision);
+            touched.extend(fetch(&mut index, &objects));
+            let after = meaning(&index);
+            for (place, text) in before.iter().chain(&after) {
+                if before.get(place) != after.get(place) {
+                    let (node, key) = place;
+                    prop_assert!(
+                        touched.iter().any(|(touched, part)| **touched == **node && names(part, key)),
+                        "{change:?} changed {key} of {node} ({text}) and touched {touched:?}"
+                    );
+                }
+            }
+        }
+        let mut rebuilt = listed();
+        for ((resource, _), object) in objects.iter().rev() {
+            rebuilt.apply(Event::Applied(resource.clone(), object.clone()));
+        }
+        fetch(&mut rebuilt, &objects);
+        prop_assert_eq!(meaning(&index), meaning(&rebuilt));
+    }
+
+    #[test]
+    fn what_changes_no_meaning_touches_nobody(changes in proptest::collection::vec(changes(), 1..40)) {
+        let mut objects = Objects::new();
+        let mut index = listed();
+        for (revision, change) in (2..).zip(&changes) {
+            index.apply(event(change, revision));
+            note(&mut objects, change, revision);
+            fetch(&mut index, &objects);
+        }
+        for ((resource, key), mut object) in objects {
+            object["metadata"]["resourceVersion"] = "1000".into();
+            object["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+            object["status"]["fence"] = json!({"session": "4.0000000000000001", "seq": 1});
+            let touched = index.apply(Event::Applied(resource, object));
+            prop_assert!(touched.parts.is_empty(), "a status write of {key} touched {touched:?}");
+        }
+    }
+}
+
+fn names(part: &Part, key: &str) -> bool {
+    match part {
+        Part::Settings => key.starts_with("NodeSettings"),
+        Part::Workloads => key.starts_with("Workload") || key.starts_with("ConfigMap"),
+        Part::Device(device) => key == format!("Device/{device}"),
+    }
+}
+
+#[test]
+fn bodies_that_are_alike_are_one_allocation() {
+    let mut index = listed();
+    for name in ["a", "b"] {
+        let node = json!({"metadata": {"name": name, "uid": name, "labels": {"tier": "x"}}});
+        index.apply(Event::Applied(Resource::EdgeNodes, node));
+    }
+    let body = |node: &str| match index.settings(node) {
+        Slot::Present(present) => present.body,
+        slot => panic!("{slot:?}"),
+    };
+    assert!(Arc::ptr_eq(&body("a"), &body("b")));
+}

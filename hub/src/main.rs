@@ -1,0 +1,11 @@
+//! The binary `selvedge-hub`: arguments, telemetry, build, run, drain.
+
+use clap::Parser as _;
+use selvedge_hub::{config::Config, run};
+use selvedge_operator::process;
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    let config = Config::parse();
+    process::run("selvedge-hub", &config.common, async |process| run::build(&config, process).await).await
+}

@@ -1,0 +1,86 @@
+//! Builds the hub from its configuration: what is shared first, then one task a room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_operator::BoxError;
+use selvedge_operator::process::Process;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::replica::Replica;
+use crate::transport::{self, Door, tls::Tls};
+use crate::{cluster, crd_check, enroll, feed};
+
+/// How often sizes are measured: below the usual scrape interval.
+const MEASURE: Duration = Duration::from_secs(10);
+
+/// The agents' door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: choose another --listen")]
+struct ListenError {
+    address: std::net::SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Adds the hub's tasks and gates to a process.
+///
+/// # Errors
+/// When the port is taken.
+pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxError> {
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
+    let (cluster_sender, cluster) = watch::channel(None);
+    let metrics = Metrics::new(&process.registry)?;
+    let client = process.client.clone();
+    let hub = Arc::new(Hub::new(Some(client.clone()), cluster.clone(), metrics));
+    let tls = Arc::new(Tls::default());
+    let token = process.tasks.token();
+    let (caches, certificate) = (process.gates.gate("caches"), process.gates.gate("certificate"));
+    let door =
+        Door { hub: hub.clone(), join: Arc::default(), tasks: TaskTracker::new(), drain: token.clone() };
+    let replica = Replica {
+        hub: hub.clone(),
+        client: client.clone(),
+        namespace: process.namespace.clone(),
+        name: process.identity.clone(),
+        token_file: config.token_file.clone(),
+    };
+    let namespace = process.namespace.clone();
+    let tasks = &mut process.tasks;
+    tasks.spawn(
+        "cluster identity",
+        cluster::follow(client.clone(), namespace, hub.clone(), cluster_sender, token.clone()),
+    );
+    tasks.spawn("caches", feed::follow(client.clone(), hub.clone(), caches, token.clone()));
+    tasks.spawn("CRD check", crd_check::follow(client.clone(), hub.clone(), token.clone()));
+    tasks.spawn(
+        "serving certificate",
+        enroll::serving::keep(client, cluster, tls.clone(), certificate, token.clone()),
+    );
+    tasks.spawn("controller stream", replica.keep(token.clone()));
+    tasks.spawn("measures", measure(hub, token));
+    tasks.spawn("agents' door", transport::serve(listener, tls, door));
+    tracing::info!(%address, "listens for agents");
+    Ok(())
+}
+
+async fn measure(hub: Arc<Hub>, token: CancellationToken) -> Result<(), BoxError> {
+    loop {
+        for (resource, objects) in hub.index().sizes() {
+            let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+            hub.metrics.index_objects.with_label_values(&[resource]).set(objects);
+        }
+        tokio::select! {
+            () = sleep(MEASURE) => {}
+            () = token.cancelled() => return Ok(()),
+        }
+    }
+}

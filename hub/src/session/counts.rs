@@ -1,0 +1,100 @@
+//! Where a node stands: what of its set was delivered, and why not all of it. For status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use selvedge_model::{ContentHash, EntryKey, EntryKind};
+
+use super::{Session, State, View};
+use crate::index::{Held, Slot};
+
+/// One entry of the node's set.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Content that it should have; none: held.
+    pub desired: Option<ContentHash>,
+    /// The agent has answered it in that content.
+    pub delivered: bool,
+    /// Workload: the ControllerRevision that it should run.
+    pub revision: Arc<str>,
+    /// Why it is held.
+    pub held: Option<Held>,
+    /// Why the agent refused it: reason and message.
+    pub refused: Option<(String, String)>,
+}
+
+/// Why a node is not in sync, before what its entries say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Nothing stands in the way.
+    Ok,
+    /// Digests do not come to match.
+    DigestMismatch,
+    /// The agent's set is newer than what this hub has read.
+    AheadOfCluster,
+    /// Removals wait: why, in CamelCase.
+    RemovalsHeld(&'static str),
+    /// Something is on the way.
+    Delivering,
+}
+
+/// Where a node stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Every entry of the set, ConfigMaps included.
+    pub entries: BTreeMap<EntryKey, Entry>,
+    /// What stands in the way.
+    pub sync: Sync,
+}
+
+impl Session {
+    /// Where the node stands now.
+    #[must_use]
+    pub fn standing(&self, view: View<'_>) -> Standing {
+        let mut slots = view.index.set(&self.node, &self.pins);
+        for key in self.answered.keys().filter(|key| !slots.contains_key(key)).cloned().collect::<Vec<_>>() {
+            let slot = view.index.unlisted(&self.node, &key, &self.pins);
+            slots.insert(key, slot);
+        }
+        let entries = slots.into_iter().filter_map(|(key, slot)| {
+            let entry = self.entry_of(&key, slot)?;
+            Some((key, entry))
+        });
+        Standing { entries: entries.collect(), sync: self.sync() }
+    }
+
+    /// How one entry stands; none when it is not in the set.
+    #[must_use]
+    pub fn entry(&self, key: &EntryKey, view: View<'_>) -> Option<Entry> {
+        self.entry_of(key, view.index.unlisted(&self.node, key, &self.pins))
+    }
+
+    fn entry_of(&self, key: &EntryKey, slot: Slot) -> Option<Entry> {
+        let (desired, revision, held) = match slot {
+            Slot::Absent => return None,
+            Slot::Present(present) => (Some(present.body.hash), present.revision, None),
+            Slot::Held(held) => (None, "".into(), Some(held)),
+        };
+        let delivered =
+            desired.is_some_and(|hash| self.answered.get(key).is_some_and(|row| row.content == hash));
+        let refused = self.refused.get(key).map(|refused| (refused.reason.clone(), refused.message.clone()));
+        Some(Entry { desired, delivered, revision, held, refused })
+    }
+
+    fn sync(&self) -> Sync {
+        match &self.state {
+            State::Mismatch { .. } => Sync::DigestMismatch,
+            State::Behind { .. } => Sync::AheadOfCluster,
+            State::Live if self.dirty.is_empty() && self.in_flight.is_none() => {
+                self.kept.values().next().map_or(Sync::Ok, |reason| Sync::RemovalsHeld(reason))
+            }
+            State::Waiting { .. } | State::Comparing(_) | State::Live | State::Draining => Sync::Delivering,
+        }
+    }
+
+    /// How many entries of a kind the agent has.
+    #[must_use]
+    pub fn holds(&self, kind: EntryKind) -> usize {
+        self.answered.keys().filter(|key| key.kind == kind).count()
+    }
+}

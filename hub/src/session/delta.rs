@@ -1,0 +1,388 @@
+//! Deltas: what differs in the dirty parts, one transaction at a time (sync rule 6).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, Watermark};
+use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent};
+use selvedge_protocol::{ANSWER_TIMEOUT, MAX_DELTA_BYTES};
+
+use super::{Answered, Output, Refusal, Session, View, part_of};
+use crate::index::{ObjectKey, Part, Present, Reason, Resource, Slot, Slots};
+use crate::removals::Removal;
+
+/// What an entry costs in a frame beside its body and names.
+const ENTRY_OVERHEAD: usize = 96;
+
+/// A delta that is not answered yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub nonce: u64,
+    pub until: Instant,
+    /// What its dirty parts were; offered again on Retry.
+    pub parts: BTreeSet<Part>,
+    pub compared: bool,
+    target: Digest,
+    rows: Vec<(EntryKey, Option<Answered>)>,
+    watermark: Option<Watermark>,
+}
+
+/// A delta in the making.
+struct Draft {
+    removes: Vec<wire::Remove>,
+    upserts: Vec<wire::Upsert>,
+    rows: Vec<(EntryKey, Option<Answered>)>,
+    target: Digest,
+    bytes: usize,
+}
+
+impl Draft {
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether one more entry of this size goes in; a single one always does.
+    fn takes(&self, bytes: usize) -> bool {
+        self.is_empty() || self.bytes + bytes <= MAX_DELTA_BYTES
+    }
+}
+
+/// A difference between what is desired and what was answered.
+enum Change {
+    Remove(EntryKey, Answered),
+    Upsert(EntryKey, Present),
+}
+
+impl Change {
+    fn key(&self) -> &EntryKey {
+        match self {
+            Self::Remove(key, _) | Self::Upsert(key, _) => key,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let key = self.key();
+        let names = key.namespace.len() + key.name.len() + key.version.len();
+        let body = match self {
+            Self::Remove(..) => 0,
+            Self::Upsert(_, present) => present.body.bytes.len(),
+        };
+        ENTRY_OVERHEAD + names + body
+    }
+
+    /// Workloads and devices go before what replaces them comes; what workloads name goes last.
+    fn order(&self) -> (u8, &EntryKey) {
+        let last = matches!(self.key().kind, EntryKind::ConfigMap | EntryKind::Secret);
+        match self {
+            Self::Remove(key, _) => (if last { 2 } else { 0 }, key),
+            Self::Upsert(key, _) => (1, key),
+        }
+    }
+}
+
+impl Session {
+    /// Offers what differs, if nothing is in flight and the caches are not behind.
+    pub(super) fn offer(&mut self, view: View<'_>, out: &mut Vec<Output>) {
+        let waits = self.retry_at.is_some_and(|at| at > view.now);
+        if self.in_flight.is_some() || waits || (self.dirty.is_empty() && !self.announce) {
+            return;
+        }
+        if self.is_behind(view.index) {
+            return;
+        }
+        self.retry_at = None;
+        let mut draft = Draft {
+            removes: Vec::new(),
+            upserts: Vec::new(),
+            rows: Vec::new(),
+            target: self.digest,
+            bytes: 0,
+        };
+        let mut parts = BTreeSet::new();
+        while let Some(part) = self.dirty.pop_first() {
+            parts.insert(part.clone());
+            if !self.draft_part(&part, view, &mut draft) {
+                // Does not fit: the rest of this part, and all others, wait for the answer.
+                self.dirty.insert(part);
+                break;
+            }
+        }
+        if draft.is_empty() {
+            self.settled(out);
+            return;
+        }
+        let compared = self.compared;
+        if compared {
+            self.raise_to_reached(&draft, view);
+        }
+        let watermark = self.dirty.is_empty().then(|| self.raised(view));
+        self.nonce += 1;
+        out.push(Output::Send(ToAgent::Delta(wire::Delta {
+            nonce: self.nonce,
+            base_digest: self.digest.to_bytes().to_vec(),
+            removes: draft.removes,
+            upserts: draft.upserts,
+            target_digest: draft.target.to_bytes().to_vec(),
+            watermark: watermark.as_ref().map(Into::into),
+        })));
+        self.in_flight = Some(InFlight {
+            nonce: self.nonce,
+            until: view.now + ANSWER_TIMEOUT,
+            parts,
+            compared,
+            target: draft.target,
+            rows: draft.rows,
+            watermark,
+        });
+    }
+
+    /// Nothing differs (any more).
+    fn settled(&mut self, out: &mut Vec<Output>) {
+        self.raises.clear();
+        self.compared = false;
+        if std::mem::take(&mut self.announce) {
+            out.push(Output::Send(ToAgent::InSync(wire::InSync {})));
+        }
+    }
+
+    pub(super) fn acked(&mut self, ack: wire::Ack) {
+        let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == ack.nonce) else { return };
+        for (key, row) in delta.rows {
+            self.refused.remove(&key);
+            match row {
+                Some(row) => self.answered.insert(key, row),
+                None => self.answered.remove(&key),
+            };
+        }
+        for refusal in ack.refused {
+            let Some(key) = refusal.key.and_then(|key| EntryKey::try_from(key).ok()) else { continue };
+            let Some(answered) = self.answered.get(&key) else { continue };
+            let content = answered.content;
+            self.refused.insert(key, Refusal { content, reason: refusal.reason, message: refusal.message });
+        }
+        self.digest = delta.target;
+        self.resyncs = 0;
+        if let Some(watermark) = delta.watermark {
+            self.watermark = watermark;
+            self.announce = false;
+            if self.dirty.is_empty() {
+                self.raises.clear();
+                self.compared = false;
+            }
+        }
+    }
+
+    /// Puts a part's differences into the draft; false when not all of them fit.
+    fn draft_part(&mut self, part: &Part, view: View<'_>, draft: &mut Draft) -> bool {
+        if *part == Part::Workloads {
+            self.refresh_pins(view);
+        }
+        let mut changes = self.differences(part, view);
+        changes.sort_by(|a, b| a.order().cmp(&b.order()));
+        for change in changes {
+            let bytes = change.bytes();
+            if !draft.takes(bytes) {
+                return false;
+            }
+            draft.bytes += bytes;
+            let key = change.key().clone();
+            if let Some(old) = self.answered.get(&key) {
+                draft.target = draft.target.minus(old.row);
+            }
+            match change {
+                Change::Remove(_, old) => {
+                    draft.removes.push(wire::Remove { key: Some((&key).into()), uid: old.uid.to_string() });
+                    draft.rows.push((key, None));
+                }
+                Change::Upsert(_, present) => {
+                    let answered = answered(&key, &present);
+                    draft.target = draft.target.plus(answered.row);
+                    draft.upserts.push(upsert(&key, &present));
+                    draft.rows.push((key, Some(answered)));
+                }
+            }
+        }
+        true
+    }
+
+    /// What differs in one part between what is desired and what was answered. Held keys never do.
+    fn differences(&mut self, part: &Part, view: View<'_>) -> Vec<Change> {
+        let mut slots = view.index.part(&self.node, part, &self.pins);
+        let unlisted: Vec<EntryKey> =
+            self.answered_of(part).into_iter().filter(|key| !slots.contains_key(key)).collect();
+        for key in unlisted {
+            let slot = view.index.unlisted(&self.node, &key, &self.pins);
+            slots.insert(key, slot);
+        }
+        // Removals of workloads and devices first: whether they may go decides on what they name.
+        let mut changes = Vec::new();
+        let mut held = BTreeSet::new();
+        for (key, slot) in &slots {
+            let workload = key.kind == EntryKind::Workload;
+            let keeps = match (slot, self.answered.get(key)) {
+                (Slot::Present(present), answered) => {
+                    if answered.is_none_or(|answered| answered.row != present.row_hash(key)) {
+                        changes.push(Change::Upsert(key.clone(), present.clone()));
+                    }
+                    // The version in force is an older one, of which the references are not known here.
+                    self.refused.get(key).is_some_and(|refused| refused.content == present.body.hash)
+                }
+                (Slot::Absent, Some(answered)) if !is_reference(key) => {
+                    match view.gate.ask(key, &answered.uid, view.index.has(key, &answered.uid), view.now) {
+                        Removal::Allowed => {
+                            self.kept.remove(key);
+                            changes.push(Change::Remove(key.clone(), answered.clone()));
+                            false
+                        }
+                        Removal::Held(reason) => {
+                            self.kept.insert(key.clone(), reason);
+                            true
+                        }
+                    }
+                }
+                (Slot::Absent, _) => false,
+                (Slot::Held(_), _) => true,
+            };
+            if !matches!(slot, Slot::Absent) {
+                self.kept.remove(key);
+            }
+            if keeps && workload {
+                held.insert(key.namespace.clone());
+            }
+        }
+        for (key, _) in slots.iter().filter(|(key, slot)| is_reference(key) && **slot == Slot::Absent) {
+            if let Some(answered) = self.answered.get(key).filter(|_| !held.contains(&key.namespace)) {
+                changes.push(Change::Remove(key.clone(), answered.clone()));
+            }
+        }
+        changes
+    }
+
+    /// Answered keys that belong to a part.
+    fn answered_of(&self, part: &Part) -> Vec<EntryKey> {
+        match part {
+            Part::Device(key) => {
+                let key = crate::index::device_entry(key);
+                self.answered.contains_key(&key).then_some(key).into_iter().collect()
+            }
+            part => self.answered.keys().filter(|key| part_of(key) == *part).cloned().collect(),
+        }
+    }
+
+    /// Late nodes: a node stays on the revision that it holds until it is admitted; without rollout state
+    /// it stays, too, and what comes then passes nobody (sync rule 11).
+    pub(super) fn refresh_pins(&mut self, view: View<'_>) {
+        let (index, node) = (view.index, &*self.node);
+        self.pins.retain(|application, revision| {
+            !index.admits(node, application) && index.target(node, application) != Some(&**revision)
+        });
+        let workloads = self.answered.iter().filter(|(key, _)| key.kind == EntryKind::Workload);
+        for (key, answered) in workloads.filter(|(_, answered)| !answered.revision.is_empty()) {
+            let application = ObjectKey::new(&key.namespace, &key.name);
+            if index.target(node, &application).is_none() {
+                self.pins.insert(application, answered.revision.clone());
+            }
+        }
+    }
+
+    fn raise_to_reached(&mut self, draft: &Draft, view: View<'_>) {
+        let kinds: BTreeSet<EntryKind> = draft.rows.iter().map(|(key, _)| key.kind).collect();
+        let config_maps = draft.rows.iter().filter(|(key, _)| key.kind == EntryKind::ConfigMap);
+        let namespaces: BTreeSet<Arc<str>> =
+            config_maps.map(|(key, _)| key.namespace.as_str().into()).collect();
+        let mut resources: BTreeSet<Resource> = namespaces.into_iter().map(Resource::ConfigMaps).collect();
+        for kind in kinds {
+            resources.extend(match kind {
+                EntryKind::NodeSettings => vec![Resource::EdgeNodes],
+                EntryKind::Workload => {
+                    vec![
+                        Resource::EdgeNodes,
+                        Resource::EdgeApplications,
+                        Resource::ControllerRevisions,
+                        Resource::Namespaces,
+                    ]
+                }
+                EntryKind::Device => vec![Resource::Devices, Resource::DeviceModels, Resource::Namespaces],
+                EntryKind::ConfigMap | EntryKind::Secret => vec![],
+            });
+        }
+        for resource in resources {
+            let reached = view.index.reached().revision(&resource.to_string());
+            let known = self.raises.entry(resource).or_default();
+            *known = reached.max(*known);
+        }
+    }
+
+    fn raised(&self, view: View<'_>) -> Watermark {
+        let reached = view.index.reached();
+        let mut watermark =
+            if reached.epoch > self.watermark.epoch { Watermark::default() } else { self.watermark.clone() };
+        watermark.cluster_id.clone_from(&reached.cluster_id);
+        watermark.epoch = reached.epoch;
+        for (resource, revision) in &self.raises {
+            watermark.raise(&resource.to_string(), *revision);
+        }
+        watermark
+    }
+}
+
+/// The row of a slot, as the agent would answer it.
+pub(super) fn row(key: &EntryKey, slot: &Slot) -> Option<Answered> {
+    match slot {
+        Slot::Present(present) => Some(answered(key, present)),
+        Slot::Absent | Slot::Held(_) => None,
+    }
+}
+
+/// Whether something will be known soon that is not known yet.
+pub(super) fn any_unknown(slots: &Slots) -> bool {
+    slots.values().any(|slot| matches!(slot, Slot::Held(held) if held.reason == Reason::Unknown))
+}
+
+fn answered(key: &EntryKey, present: &Present) -> Answered {
+    Answered {
+        uid: present.uid.clone(),
+        content: present.body.hash,
+        row: present.row_hash(key),
+        revision: present.revision.clone(),
+    }
+}
+
+fn upsert(key: &EntryKey, present: &Present) -> wire::Upsert {
+    wire::Upsert {
+        key: Some(key.into()),
+        uid: present.uid.to_string(),
+        source_revision: present.source_revision,
+        revision: present.revision.to_string(),
+        content_hash: present.body.hash.0.to_vec(),
+        encoding: wire::Encoding::Json.into(),
+        body: present.body.bytes.clone(),
+    }
+}
+
+fn is_reference(key: &EntryKey) -> bool {
+    matches!(key.kind, EntryKind::ConfigMap | EntryKind::Secret)
+}
+
+impl super::Answered {
+    /// A row of an inventory.
+    pub(super) fn of_row(key: &EntryKey, row: &wire::Row, content: ContentHash) -> Self {
+        Self {
+            uid: row.uid.as_str().into(),
+            content,
+            row: selvedge_model::RowHash::of(key, &row.uid, &content),
+            revision: row.revision.as_str().into(),
+        }
+    }
+}
+
+/// Rows by bucket of an inventory.
+pub(super) fn buckets(rows: &BTreeMap<EntryKey, Answered>) -> Vec<Digest> {
+    let mut digests = vec![Digest::EMPTY; 256];
+    for (key, row) in rows {
+        let digest = &mut digests[usize::from(selvedge_model::RowHash::bucket(key))];
+        *digest = digest.plus(row.row);
+    }
+    digests
+}

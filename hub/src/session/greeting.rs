@@ -1,0 +1,101 @@
+//! The first word: whether a Hello begins a session (sync rules 5 and 9).
+
+use selvedge_model::{Digest, SessionId, Watermark};
+use selvedge_protocol::agent::{self as wire, refused::Code};
+use selvedge_protocol::{HEARTBEAT, MAX_FRAME_BYTES, convert, negotiate};
+
+use crate::index::Node;
+
+/// What is known about who speaks, from its certificate and the caches.
+pub struct Admission<'a> {
+    /// The EdgeNode of the certificate's name.
+    pub node: Option<&'a Node>,
+    /// Uid in the certificate.
+    pub uid: &'a str,
+    /// Newest session of this node known here.
+    pub newest: Option<SessionId>,
+    /// Shut out by the controller's word, which may be ahead of the watch.
+    pub denied: bool,
+    /// This cluster and its epoch.
+    pub cluster_id: &'a str,
+    /// See `cluster_id`.
+    pub epoch: u64,
+    /// Unix milliseconds.
+    pub unix_ms: i64,
+}
+
+/// A Hello, checked.
+#[derive(Clone, Debug)]
+pub struct Greeted {
+    /// The session.
+    pub session: SessionId,
+    /// Digest of the answered set.
+    pub digest: Digest,
+    /// How new that is.
+    pub watermark: Watermark,
+    /// So often it was sent on in a row.
+    pub redirects: u32,
+}
+
+/// How long an unknown node waits before it tries again: its EdgeNode may be on the way here.
+const TRY_LATER_MS: u64 = 5_000;
+/// A denied node asks rarely.
+const DENIED_MS: u64 = 60_000;
+
+/// Decides on a Hello.
+///
+/// # Errors
+/// What the agent is told instead of Welcome. Nothing in it makes an agent stop or delete anything.
+pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::Welcome), wire::Refused> {
+    let refuse = |code: Code, message: String, retry_after_ms| wire::Refused {
+        code: code.into(),
+        message,
+        newest: None,
+        retry_after_ms,
+    };
+    let Some(protocol) = negotiate(hello.protocol_min, hello.protocol_max) else {
+        let message = format!(
+            "this hub speaks protocol {} to {}",
+            selvedge_protocol::PROTOCOL_MIN,
+            selvedge_protocol::PROTOCOL_MAX
+        );
+        return Err(refuse(Code::Protocol, message, DENIED_MS));
+    };
+    if hello.cluster_id != who.cluster_id {
+        return Err(refuse(
+            Code::OtherCluster,
+            format!("this hub is of cluster {}", who.cluster_id),
+            DENIED_MS,
+        ));
+    }
+    let node = match who.node {
+        Some(node) if *node.uid == *who.uid => node,
+        _ => {
+            return Err(refuse(
+                Code::TryLater,
+                "no EdgeNode with this name and uid is known yet".into(),
+                TRY_LATER_MS,
+            ));
+        }
+    };
+    if node.denied || who.denied {
+        return Err(refuse(Code::Denied, "the EdgeNode has spec.denied".into(), DENIED_MS));
+    }
+    let malformed = |what: &str| refuse(Code::Protocol, format!("the Hello has no valid {what}"), DENIED_MS);
+    let session: SessionId = hello.session.ok_or_else(|| malformed("session"))?.into();
+    if let Some(newest) = who.newest.max(node.fence).filter(|newest| session <= *newest) {
+        let message = "a newer session of this node is known".into();
+        return Err(wire::Refused { newest: Some(newest.into()), ..refuse(Code::Stale, message, 0) });
+    }
+    let digest = convert::digest("digest", &hello.digest).map_err(|_| malformed("digest"))?;
+    let watermark: Watermark = hello.watermark.map(Into::into).unwrap_or_default();
+    let welcome = wire::Welcome {
+        protocol,
+        cluster_id: who.cluster_id.to_owned(),
+        epoch: who.epoch,
+        unix_ms: who.unix_ms,
+        heartbeat_ms: HEARTBEAT.as_millis() as u64,
+        max_frame_bytes: MAX_FRAME_BYTES as u64,
+    };
+    Ok((Greeted { session, digest, watermark, redirects: hello.redirects }, welcome))
+}

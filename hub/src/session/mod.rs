@@ -1,0 +1,403 @@
+//! One session with one agent, as a state machine without IO (sync rules 4 to 7, 11).
+//!
+//! In: messages of the agent, parts of the node's set that were touched, permission of time. Out: messages
+//! to the agent, reports to be written, and why the session ends. It holds what the agent has answered and
+//! which parts are dirty, never a history: a slow agent costs its dirty keys.
+//!
+//! ```text
+//!  Waiting ─ digests equal ─► Live ─ touched ─► Delta ─ Ack ─► Live
+//!     │                        ▲                  └ Resync ─► Comparing
+//!     └ differ ─► Behind? ─► Comparing (rows, or bucket digests and then rows)
+//!  any ─► Draining (finish what is in flight) ─► closed
+//! ```
+
+mod compare;
+mod counts;
+mod delta;
+pub mod greeting;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use selvedge_model::{ContentHash, Digest, EntryKey, RowHash, SessionId, Watermark};
+use selvedge_protocol::ANSWER_TIMEOUT;
+use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent, to_hub::Message as ToHub};
+
+use crate::index::{Index, Part, Pins, Resource, Slots};
+use crate::removals::Gate;
+use compare::Comparing;
+pub use counts::{Entry, Standing, Sync};
+use delta::InFlight;
+pub use report::{Reported, verdict};
+
+/// Keys that are not known yet are waited for this long after a Hello (sync rule 2).
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+/// A replica that is behind the agent's watermark sends it on after this long (sync rule 7).
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(5);
+/// So often an agent is sent on before it stays where it is.
+const MAX_REDIRECTS: u32 = 2;
+/// Resyncs in a row that are answered at once (sync rule 6).
+const MAX_RESYNCS: u32 = 3;
+/// After those: doubled with each further one, up to the most.
+const FIRST_MISMATCH_WAIT: Duration = Duration::from_secs(30);
+const MOST_MISMATCH_WAIT: Duration = Duration::from_secs(300);
+/// An agent may ask to be left alone for at most this long, so that a wrong clock there costs little.
+const MOST_RETRY_WAIT: Duration = Duration::from_secs(60);
+
+/// What a session looks at whenever it decides.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// What is desired.
+    pub index: &'a Index,
+    /// Whether a removal may be sent now.
+    pub gate: &'a dyn Gate,
+    /// The time now.
+    pub now: Instant,
+}
+
+/// What follows.
+#[derive(Debug)]
+pub enum Output {
+    /// To the agent.
+    Send(ToAgent),
+    /// A report on a key of the node's set: to be written, then answered with a verdict.
+    Report(Reported),
+    /// These resources must catch up: somebody waits.
+    Poke(Vec<Resource>),
+    /// Counted: the agent asked to compare again.
+    Resynced,
+    /// The session ends.
+    Close(Closed),
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// A question was not answered in time.
+    NoAnswer,
+    /// Sent to another replica.
+    Redirected,
+    /// The caches are not filled: another replica, or later.
+    NotReady,
+    /// Drained.
+    Drained,
+    /// The agent said what this protocol does not know.
+    BadFrame,
+}
+
+/// One entry as the agent has answered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    uid: Arc<str>,
+    content: ContentHash,
+    row: RowHash,
+    /// Workload: the ControllerRevision.
+    revision: Arc<str>,
+}
+
+/// An entry that the agent cannot use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    content: ContentHash,
+    /// CamelCase.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting {
+        until: Instant,
+    },
+    Behind {
+        until: Instant,
+    },
+    Comparing(Comparing),
+    /// Digests do not come to match: another try later.
+    Mismatch {
+        until: Instant,
+    },
+    Live,
+    Draining,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    node: Arc<str>,
+    uid: Arc<str>,
+    id: SessionId,
+    redirects: u32,
+    state: State,
+    /// Of the agent, as last answered.
+    digest: Digest,
+    watermark: Watermark,
+    answered: BTreeMap<EntryKey, Answered>,
+    refused: BTreeMap<EntryKey, Refusal>,
+    /// Removals that the gate holds back.
+    kept: BTreeMap<EntryKey, &'static str>,
+    pins: Pins,
+    /// Which nodes are late was found out.
+    pinned: bool,
+    dirty: BTreeSet<Part>,
+    /// What the next complete sync raises the watermark by.
+    raises: BTreeMap<Resource, u64>,
+    /// The dirty parts come from a comparison and not from events.
+    compared: bool,
+    /// The agent must be told that it is in sync even if nothing differs.
+    announce: bool,
+    in_flight: Option<InFlight>,
+    retry_at: Option<Instant>,
+    resyncs: u32,
+    nonce: u64,
+    /// Reports on keys that may be in the set as newer replicas know it.
+    waiting_reports: BTreeMap<EntryKey, wire::EntryReport>,
+}
+
+impl Session {
+    /// A session that was admitted; `hello` has been checked by [`greeting::greet`].
+    #[must_use]
+    pub fn new(node: Arc<str>, uid: Arc<str>, hello: greeting::Greeted, now: Instant) -> Self {
+        Self {
+            node,
+            uid,
+            id: hello.session,
+            redirects: hello.redirects,
+            state: State::Waiting { until: now + KNOWN_WITHIN },
+            digest: hello.digest,
+            watermark: hello.watermark,
+            answered: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            pins: Pins::new(),
+            pinned: false,
+            dirty: BTreeSet::new(),
+            raises: BTreeMap::new(),
+            compared: false,
+            announce: false,
+            in_flight: None,
+            retry_at: None,
+            resyncs: 0,
+            // Unique within the session is enough: the agent drops deltas of other sessions.
+            nonce: 0,
+            waiting_reports: BTreeMap::new(),
+        }
+    }
+
+    /// Name of the node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    /// Uid of the EdgeNode that the certificate names.
+    #[must_use]
+    pub fn uid(&self) -> &Arc<str> {
+        &self.uid
+    }
+
+    /// Which session of the node.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// A message of the agent.
+    pub fn receive(&mut self, message: ToHub, view: View<'_>) -> Vec<Output> {
+        let mut out = Vec::new();
+        match message {
+            ToHub::Inventory(inventory) => self.inventory(inventory, view, &mut out),
+            ToHub::Ack(ack) => self.acked(ack),
+            ToHub::Retry(retry) => self.retried(&retry, view.now),
+            ToHub::Resync(resync) => self.resync(&resync, view.now, &mut out),
+            ToHub::Report(report) => self.reported(report.entries, view, &mut out),
+            // Heartbeats are the transport's; streams are not opened by this hub.
+            ToHub::Heartbeat(_) | ToHub::Stream(_) => {}
+            ToHub::Hello(_) => out.push(Output::Close(Closed::BadFrame)),
+        }
+        self.step(view, &mut out);
+        out
+    }
+
+    /// Parts of the node's set that an event touched, with the event's resource and revision.
+    pub fn touch(
+        &mut self,
+        parts: BTreeSet<Part>,
+        raises: BTreeMap<Resource, u64>,
+        view: View<'_>,
+    ) -> Vec<Output> {
+        if matches!(self.state, State::Live) {
+            self.dirty.extend(parts);
+            for (resource, revision) in raises {
+                let known = self.raises.entry(resource).or_default();
+                *known = revision.max(*known);
+            }
+        }
+        self.proceed(view)
+    }
+
+    /// Goes on after time has passed, or caches or the gate have moved.
+    pub fn proceed(&mut self, view: View<'_>) -> Vec<Output> {
+        let mut out = Vec::new();
+        if !self.waiting_reports.is_empty() && !self.is_behind(view.index) {
+            let waiting = std::mem::take(&mut self.waiting_reports);
+            self.reported(waiting.into_values().collect(), view, &mut out);
+        }
+        if !self.kept.is_empty() && matches!(self.state, State::Live) {
+            // The gate may have opened.
+            let kept: Vec<_> = self.kept.keys().map(part_of).collect();
+            self.dirty.extend(kept);
+        }
+        self.step(view, &mut out);
+        out
+    }
+
+    /// Sends nothing new; ends when what is in flight was answered.
+    pub fn drain(&mut self) -> Vec<Output> {
+        self.state = State::Draining;
+        if self.in_flight.is_none() { vec![Output::Close(Closed::Drained)] } else { Vec::new() }
+    }
+
+    /// When [`Self::proceed`] is due.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let state = match &self.state {
+            State::Waiting { until } | State::Behind { until } | State::Mismatch { until } => Some(*until),
+            State::Comparing(comparing) => Some(comparing.until),
+            State::Live | State::Draining => None,
+        };
+        let answer = self.in_flight.as_ref().map(|delta| delta.until);
+        let retry = self.retry_at.filter(|_| !self.dirty.is_empty());
+        [state, answer, retry].into_iter().flatten().min()
+    }
+
+    /// Whether the agent's set is complete and nothing is on the way.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.state, State::Live) && self.dirty.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether it waits for the caches or the gate to move.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !matches!(self.state, State::Live)
+            || !self.kept.is_empty()
+            || !self.waiting_reports.is_empty()
+            || (!self.dirty.is_empty() && self.in_flight.is_none())
+    }
+
+    fn step(&mut self, view: View<'_>, out: &mut Vec<Output>) {
+        let now = view.now;
+        if self.in_flight.as_ref().is_some_and(|delta| delta.until <= now) {
+            return out.push(Output::Close(Closed::NoAnswer));
+        }
+        match &self.state {
+            State::Waiting { until } => {
+                let until = *until;
+                let slots = view.index.set(&self.node, &self.pins);
+                if !view.index.is_synced() {
+                    if until <= now {
+                        out.push(Output::Close(Closed::NotReady));
+                    }
+                } else if until <= now || !delta::any_unknown(&slots) {
+                    self.begin(&slots, view, out);
+                }
+            }
+            State::Behind { until } => {
+                let until = *until;
+                if !self.is_behind(view.index) {
+                    self.compare(now, out);
+                } else if until <= now {
+                    if self.redirects < MAX_REDIRECTS {
+                        out.push(Output::Close(Closed::Redirected));
+                    } else {
+                        // It stays, reports, and gets no delta until the caches have caught up.
+                        self.state = State::Behind { until: now + CAUGHT_UP_WITHIN };
+                        out.push(Output::Poke(view.index.behind(&self.watermark)));
+                    }
+                }
+            }
+            State::Comparing(comparing) if comparing.until <= now => {
+                out.push(Output::Close(Closed::NoAnswer))
+            }
+            State::Comparing(_) => {}
+            State::Mismatch { until } => {
+                if *until <= now {
+                    self.compare(now, out);
+                }
+            }
+            State::Live => self.offer(view, out),
+            State::Draining => {
+                if self.in_flight.is_none() {
+                    out.push(Output::Close(Closed::Drained));
+                }
+            }
+        }
+    }
+
+    /// Digest first: equal sets need one small frame, whatever the watermarks.
+    fn begin(&mut self, slots: &Slots, view: View<'_>, out: &mut Vec<Output>) {
+        let rows: BTreeMap<_, _> =
+            slots.iter().filter_map(|(key, slot)| Some((key.clone(), delta::row(key, slot)?))).collect();
+        let desired: Digest = rows.values().map(|row| row.row).collect();
+        if desired == self.digest {
+            self.answered = rows;
+            self.pinned = true;
+            self.state = State::Live;
+            out.push(Output::Send(ToAgent::InSync(wire::InSync {})));
+        } else if self.is_behind(view.index) {
+            self.state = State::Behind { until: view.now + CAUGHT_UP_WITHIN };
+            out.push(Output::Poke(view.index.behind(&self.watermark)));
+        } else {
+            self.compare(view.now, out);
+        }
+    }
+
+    fn compare(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.in_flight = None;
+        self.state = State::Comparing(Comparing::new(now + ANSWER_TIMEOUT));
+        out.push(Output::Send(ToAgent::Compare(wire::Compare { buckets: Vec::new() })));
+    }
+
+    fn resync(&mut self, resync: &wire::Resync, now: Instant, out: &mut Vec<Output>) {
+        if self.in_flight.as_ref().is_none_or(|delta| delta.nonce != resync.nonce) {
+            return;
+        }
+        out.push(Output::Resynced);
+        self.resyncs += 1;
+        if self.resyncs <= MAX_RESYNCS {
+            return self.compare(now, out);
+        }
+        self.in_flight = None;
+        let doublings = (self.resyncs - MAX_RESYNCS - 1).min(8);
+        let wait = (FIRST_MISMATCH_WAIT * 2_u32.pow(doublings)).min(MOST_MISMATCH_WAIT);
+        self.state = State::Mismatch { until: now + wait };
+    }
+
+    fn retried(&mut self, retry: &wire::Retry, now: Instant) {
+        let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == retry.nonce) else { return };
+        self.dirty.extend(delta.parts);
+        self.compared |= delta.compared;
+        let wait = Duration::from_millis(retry.after_ms).clamp(Duration::from_secs(1), MOST_RETRY_WAIT);
+        self.retry_at = Some(now + wait);
+    }
+
+    fn is_behind(&self, index: &Index) -> bool {
+        !index.behind(&self.watermark).is_empty()
+    }
+}
+
+fn part_of(key: &EntryKey) -> Part {
+    use selvedge_model::EntryKind;
+    match key.kind {
+        EntryKind::NodeSettings => Part::Settings,
+        EntryKind::ConfigMap | EntryKind::Secret | EntryKind::Workload => Part::Workloads,
+        EntryKind::Device => Part::Device(crate::index::ObjectKey::new(&key.namespace, &key.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! The sessions of this replica: who is here, and what each of them is to look at.
+//!
+//! In: sessions that begin and end, parts that events touched, orders of the EdgeNode controller. Out: one
+//! wake-up a session, with what has gathered meanwhile (bounded by the keys of its node), and the changes
+//! that the controller is told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use selvedge_model::SessionId;
+use tokio::sync::{Notify, broadcast};
+
+use crate::index::{Part, Resource};
+
+/// Changes that the controller's stream may be behind before it sends a snapshot instead.
+const CHANGES: usize = 1024;
+
+/// What a session must look at.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Touched parts.
+    pub parts: BTreeSet<Part>,
+    /// The events that touched them.
+    pub raises: BTreeMap<Resource, u64>,
+    /// The session must end: a newer one of its node lives.
+    pub superseded: bool,
+}
+
+/// Where a session's work gathers.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    pending: Mutex<Pending>,
+    /// Something is in it, or time to look again.
+    pub wake: Notify,
+    /// The session waits for caches or the gate to move.
+    pub waits: AtomicBool,
+}
+
+impl Inbox {
+    /// Takes what has gathered.
+    pub fn take(&self) -> Pending {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session as the controller is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Name of the node.
+    pub node: Arc<str>,
+    /// Uid in its certificate.
+    pub uid: Arc<str>,
+    /// Which session.
+    pub id: SessionId,
+    /// Serial number of its certificate, lower-case hex.
+    pub serial: Arc<str>,
+    /// It has ended.
+    pub closed: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    seen: Seen,
+    inbox: Arc<Inbox>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By uid: a re-created EdgeNode is another node.
+    live: HashMap<Arc<str>, Live>,
+    /// By name: which uids have a session.
+    names: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// Newest session known of each uid, kept as long as its EdgeNode.
+    newest: HashMap<Arc<str>, SessionId>,
+    denied: HashSet<Arc<str>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sessions {
+    inner: Mutex<Inner>,
+    changes: broadcast::Sender<Seen>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), changes: broadcast::Sender::new(CHANGES) }
+    }
+}
+
+impl Sessions {
+    /// Newest session known of a uid.
+    #[must_use]
+    pub fn newest(&self, uid: &str) -> Option<SessionId> {
+        self.lock().newest.get(uid).copied()
+    }
+
+    /// Whether the controller shut a uid out.
+    #[must_use]
+    pub fn is_denied(&self, uid: &str) -> bool {
+        self.lock().denied.contains(uid)
+    }
+
+    /// A session begins, unless a newer one of its uid was seen meanwhile; an older one ends.
+    pub fn open(&self, seen: Seen) -> Option<Arc<Inbox>> {
+        let mut inner = self.lock();
+        if inner.newest.get(&seen.uid).is_some_and(|newest| seen.id <= *newest) {
+            return None;
+        }
+        inner.newest.insert(seen.uid.clone(), seen.id);
+        inner.names.entry(seen.node.clone()).or_default().insert(seen.uid.clone());
+        let inbox = Arc::new(Inbox::default());
+        if let Some(older) =
+            inner.live.insert(seen.uid.clone(), Live { seen: seen.clone(), inbox: inbox.clone() })
+        {
+            supersede(&older.inbox);
+        }
+        drop(inner);
+        // Nobody listens while the controller is away: the next stream begins with a snapshot.
+        let _ = self.changes.send(seen);
+        Some(inbox)
+    }
+
+    /// A session has ended.
+    pub fn close(&self, uid: &str, id: SessionId) {
+        let mut inner = self.lock();
+        if inner.live.get(uid).is_none_or(|live| live.seen.id != id) {
+            return;
+        }
+        let Some(live) = inner.live.remove(uid) else { return };
+        if let Some(uids) = inner.names.get_mut(&live.seen.node) {
+            uids.remove(uid);
+            if uids.is_empty() {
+                inner.names.remove(&live.seen.node);
+            }
+        }
+        drop(inner);
+        let _ = self.changes.send(Seen { closed: true, ..live.seen });
+    }
+
+    /// An event touched these parts.
+    pub fn touch(&self, parts: BTreeSet<(Arc<str>, Part)>, resource: &Resource, revision: u64) {
+        let inner = self.lock();
+        for (node, part) in parts {
+            for live in inner.names.get(&node).into_iter().flatten().filter_map(|uid| inner.live.get(uid)) {
+                let mut pending = live.inbox.lock();
+                pending.parts.insert(part.clone());
+                pending.raises.insert(resource.clone(), revision);
+                drop(pending);
+                live.inbox.wake.notify_one();
+            }
+        }
+    }
+
+    /// Caches or the gate have moved: those who wait for that look again.
+    pub fn wake_waiting(&self) {
+        let inner = self.lock();
+        let waiting = inner.live.values().filter(|live| live.inbox.waits.load(Ordering::Relaxed));
+        waiting.for_each(|live| live.inbox.wake.notify_one());
+    }
+
+    /// A newer session lives elsewhere: older ones of its uid end here.
+    pub fn supersede(&self, uid: &str, newest: SessionId) {
+        let mut inner = self.lock();
+        let known = inner.newest.entry(uid.into()).or_default();
+        *known = newest.max(*known);
+        if let Some(live) = inner.live.get(uid).filter(|live| live.seen.id < newest) {
+            supersede(&live.inbox);
+        }
+    }
+
+    /// The controller shuts a uid out.
+    pub fn deny(&self, uid: &str) {
+        let mut inner = self.lock();
+        inner.denied.insert(uid.into());
+        if let Some(live) = inner.live.get(uid) {
+            live.inbox.wake.notify_one();
+        }
+    }
+
+    /// The EdgeNode of a uid says that it is not denied (any more), or is gone: what was remembered ends.
+    pub fn forget(&self, uid: &str, gone: bool) {
+        let mut inner = self.lock();
+        inner.denied.remove(uid);
+        if gone && !inner.live.contains_key(uid) {
+            inner.newest.remove(uid);
+        }
+    }
+
+    /// All sessions, and the changes from then on.
+    #[must_use]
+    pub fn subscribe(&self) -> (Vec<Seen>, broadcast::Receiver<Seen>) {
+        let inner = self.lock();
+        // Under the lock: a change is in the snapshot or comes after it, never neither.
+        let changes = self.changes.subscribe();
+        (inner.live.values().map(|live| live.seen.clone()).collect(), changes)
+    }
+
+    /// How many are live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().live.len()
+    }
+
+    /// Whether none is live.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn supersede(inbox: &Inbox) {
+    inbox.lock().superseded = true;
+    inbox.wake.notify_one();
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_model::SessionId;
+
+    use super::{Seen, Sessions};
+
+    fn seen(counter: u64) -> Seen {
+        let id = SessionId { counter, nonce: 0 };
+        Seen { node: "shop".into(), uid: "u".into(), id, serial: "01".into(), closed: false }
+    }
+
+    #[test]
+    fn a_newer_session_ends_an_older_one_and_not_the_other_way() {
+        let sessions = Sessions::default();
+        let first = sessions.open(seen(1)).unwrap();
+        assert!(sessions.open(seen(1)).is_none());
+        let second = sessions.open(seen(2)).unwrap();
+        assert!(first.take().superseded && !second.take().superseded);
+        sessions.close("u", seen(1).id);
+        assert_eq!(sessions.len(), 1, "the end of the older one ended the newer one");
+        sessions.supersede("u", SessionId { counter: 2, nonce: 0 });
+        assert!(!second.take().superseded, "its own news ended it");
+        sessions.supersede("u", SessionId { counter: 3, nonce: 0 });
+        assert!(second.take().superseded);
+    }
+}

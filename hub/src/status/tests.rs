@@ -1,0 +1,188 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use selvedge_model::{ContentHash, EntryKey, EntryKind};
+use selvedge_protocol::agent::{self as wire, entry_report::State, verdict::Code};
+use serde_json::{Value, json};
+
+use super::{Book, Target, Written, device, node};
+use crate::index::{DeviceStands, Held, ObjectKey, Reason};
+use crate::session::{Entry, Reported, Standing, Sync};
+
+const WANTED: ContentHash = ContentHash([1; 32]);
+const OLDER: ContentHash = ContentHash([2; 32]);
+
+fn now() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+fn entry() -> Entry {
+    Entry { desired: Some(WANTED), delivered: true, revision: "web-1".into(), held: None, refused: None }
+}
+
+fn condition<'a>(status: &'a Value, type_: &str) -> (&'a str, &'a str) {
+    let all = status["conditions"].as_array().unwrap();
+    let found = all.iter().find(|condition| condition["type"] == type_).unwrap();
+    (found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+}
+
+fn boiler(in_force: ContentHash, error: &str) -> device::Facts {
+    let property = |name: &str, reported: &str, written: &str| wire::PropertyState {
+        name: name.into(),
+        reported: reported.into(),
+        read_unix_ms: 1_767_225_600_000,
+        written: written.into(),
+        error: if name == "setpoint" { error.into() } else { String::new() },
+    };
+    let state = wire::DeviceState {
+        connected: true,
+        properties: vec![property("setpoint", "60", "60"), property("temperature", "21.4", "")],
+        ..Default::default()
+    };
+    let body = json!({"properties": [{"name": "temperature"}, {"name": "setpoint", "desired": 60}]});
+    device::Facts { entry: entry(), body, generation: 3, reported: Some((state, Some(in_force))) }
+}
+
+#[test]
+fn a_device_is_synced_when_what_is_desired_is_in_force_and_not_before() {
+    let status = device::compose(&boiler(WANTED, ""), &Value::Null, now());
+    assert_eq!(condition(&status, "Synced"), ("True", "Applied"));
+    assert_eq!(condition(&status, "Ready"), ("True", "Connected"));
+    assert_eq!(
+        (&status["observedGeneration"], &status["summary"]),
+        (&json!(3), &json!("temperature=21.4 setpoint=60"))
+    );
+    assert_eq!(
+        status["properties"][1],
+        json!({"name": "setpoint", "reported": 60, "time": "2026-01-01T00:00:00Z", "desired": 60, "generation": 3})
+    );
+
+    let status = device::compose(&boiler(OLDER, ""), &Value::Null, now());
+    assert_eq!(condition(&status, "Synced"), ("False", "Applying"));
+    assert_eq!(
+        (&status["observedGeneration"], &status["properties"][1]["generation"]),
+        (&Value::Null, &Value::Null)
+    );
+
+    let status = device::compose(&boiler(WANTED, "the register is read-only"), &Value::Null, now());
+    assert_eq!(condition(&status, "Synced"), ("False", "WriteFailed"));
+
+    let mut held = boiler(WANTED, "");
+    held.entry.held =
+        Some(Held { reason: Reason::MissingReference, message: "DeviceModel shop/x does not exist".into() });
+    assert_eq!(
+        condition(&device::compose(&held, &Value::Null, now()), "Synced"),
+        ("False", "MissingReference")
+    );
+}
+
+fn web() -> EntryKey {
+    EntryKey::new(EntryKind::Workload, "shop", "web")
+}
+
+fn shop(reported: Option<wire::Phase>) -> node::Facts {
+    let tank = EntryKey::new(EntryKind::Device, "shop", "tank");
+    let workloads = reported.map(|phase| {
+        let state =
+            wire::WorkloadState { phase: phase.into(), revision: "web-1".into(), ..Default::default() };
+        (web(), (state, Some(WANTED)))
+    });
+    node::Facts {
+        standing: Standing {
+            entries: BTreeMap::from([
+                (EntryKey::node_settings(), entry()),
+                (web(), entry()),
+                (tank.clone(), entry()),
+            ]),
+            sync: Sync::Ok,
+        },
+        machine: Some(wire::NodeState { cpu_millis: 1500, memory_bytes: 1 << 20, ..Default::default() }),
+        workloads: workloads.into_iter().collect(),
+        devices: BTreeMap::from([(tank, DeviceStands { connected: true, applied: true })]),
+    }
+}
+
+#[test]
+fn a_node_is_synced_when_all_is_in_force() {
+    let status = node::compose(&shop(Some(wire::Phase::Running)), &Value::Null, now());
+    assert_eq!(condition(&status, "Synced"), ("True", "Applied"));
+    assert_eq!(condition(&status, "Ready"), ("True", "AgentReports"));
+    assert_eq!(status["sync"], json!({"desired": 3, "delivered": 3, "applied": 3, "failed": 0}));
+    assert_eq!(status["summary"], json!({"applications": "1/1", "devices": "1/1"}));
+    assert_eq!(status["capacity"]["cpu"], "1500m");
+
+    let status = node::compose(&shop(Some(wire::Phase::Failed)), &Value::Null, now());
+    assert_eq!(status["summary"]["applications"], "0/1");
+    assert_eq!(status["sync"]["failed"], 1);
+}
+
+#[test]
+fn what_this_session_has_not_heard_of_stands_as_it_stood() {
+    let before = json!({"applications": [{"namespace": "shop", "name": "web", "revision": "web-1", "state": "Running"},
+        {"namespace": "shop", "name": "gone", "state": "Running"}]});
+    let status = node::compose(&shop(None), &before, now());
+    assert_eq!(status["applications"].as_array().unwrap().len(), 1);
+    assert_eq!(condition(&status, "Synced"), ("True", "Applied"));
+    let older = json!({"applications": [{"namespace": "shop", "name": "web", "revision": "web-0", "state": "Running"}]});
+    assert_eq!(condition(&node::compose(&shop(None), &older, now()), "Synced"), ("False", "Applying"));
+}
+
+#[test]
+fn a_held_application_says_why() {
+    let mut facts = shop(Some(wire::Phase::Running));
+    let held = Held { reason: Reason::MissingReference, message: "ConfigMap shop/x does not exist".into() };
+    facts
+        .standing
+        .entries
+        .insert(web(), Entry { desired: None, delivered: false, held: Some(held), ..entry() });
+    let status = node::compose(&facts, &Value::Null, now());
+    assert_eq!(
+        (&status["applications"][0]["state"], &status["applications"][0]["revision"]),
+        (&json!("Held"), &json!("web-1"))
+    );
+    assert_eq!(condition(&status, "Synced"), ("False", "MissingReference"));
+}
+
+fn report(seq: u64) -> Reported {
+    let state = State::Device(wire::DeviceState { connected: true, ..Default::default() });
+    let key = EntryKey::new(EntryKind::Device, "shop", "tank");
+    Reported { key, uid: "d".into(), content: Some(WANTED), seq, state: Some(state) }
+}
+
+#[test]
+fn one_write_at_a_time_and_the_newest_report_is_answered() {
+    let start = crate::clock::now();
+    let mut book = Book::new("n1".into());
+    let tank = Target::Device(ObjectKey::new("shop", "tank"));
+    book.report(report(1), start);
+    let jobs: Vec<Target> = book.jobs(start, 8).into_iter().map(|job| job.target).collect();
+    assert_eq!(
+        jobs,
+        [Target::Node("n1".into()), tank.clone()],
+        "a report that changes the node's counts writes both"
+    );
+    book.report(report(2), start);
+    book.report(report(3), start);
+    assert!(book.jobs(start, 8).is_empty(), "two writes of one object at once");
+    assert_eq!(book.coalesced, 1);
+    let written = |code| Written { code, reason: "", known: None };
+    assert!(
+        book.written(&tank, written(Code::Written)).is_empty(),
+        "the report that was overtaken was answered"
+    );
+    assert_eq!(book.jobs(start, 8).len(), 1);
+    let verdicts = book.written(&tank, written(Code::Written));
+    assert_eq!(verdicts.iter().map(|verdict| verdict.seq).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn a_passing_state_waits_and_a_report_does_not() {
+    let start = crate::clock::now();
+    let mut book = Book::new("n1".into());
+    book.news(start, true);
+    assert!(book.jobs(start, 8).is_empty());
+    assert_eq!(book.due(), Some(start + Duration::from_secs(1)));
+    book.news(start, false);
+    assert_eq!(book.jobs(start, 8).len(), 1);
+}

@@ -1,0 +1,77 @@
+//! One WebSocket with bounded buffers and a deadline on every write.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use selvedge_protocol::MAX_FRAME_BYTES;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+
+/// Frames of agents are small; the default of 128 KiB is 13 times what all else of a session takes.
+const READ_BUFFER: usize = 4096;
+/// One frame and its header; the socket is flushed after each.
+const WRITE_BUFFER: usize = MAX_FRAME_BYTES + 4096;
+/// A peer that takes no byte of a frame's rest for this long is gone, or reads on purpose too slowly. A delta
+/// of 256 KiB goes through a link of 10 KB/s in that time.
+const WRITE: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub struct Socket(WebSocketStream<TokioIo<Upgraded>>);
+
+/// Why a socket is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The peer closed it.
+    #[error("the agent closed the connection")]
+    Closed,
+    /// It takes nothing.
+    #[error("the agent took nothing for {} s", WRITE.as_secs())]
+    Stuck,
+    /// Not binary frames of a WebSocket within the limits.
+    #[error("the connection broke")]
+    Broken(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+}
+
+/// A socket over an upgraded connection.
+pub async fn open(upgraded: Upgraded) -> Socket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BUFFER)
+        .max_message_size(Some(MAX_FRAME_BYTES))
+        .max_frame_size(Some(MAX_FRAME_BYTES));
+    Socket(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await)
+}
+
+impl Socket {
+    /// The next binary frame. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Bytes, SocketError> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) => return Ok(bytes),
+                Some(Ok(Message::Close(_))) | None => return Err(SocketError::Closed),
+                // Pings are answered by the library; text means nothing here.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(SocketError::Broken(Box::new(error))),
+            }
+        }
+    }
+
+    /// Sends one binary frame. Not cancel-safe: a frame that was begun must be ended.
+    pub async fn send(&mut self, frame: Bytes) -> Result<(), SocketError> {
+        match timeout(WRITE, self.0.send(Message::Binary(frame))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(SocketError::Broken(Box::new(error))),
+            Err(_) => Err(SocketError::Stuck),
+        }
+    }
+
+    /// Says goodbye at the WebSocket's level; a peer that does not take it is left.
+    pub async fn close(mut self) {
+        let _ = timeout(Duration::from_secs(1), self.0.close(None)).await;
+    }
+}
