@@ -1,0 +1,228 @@
+//! Joining a cluster: from a join token to an identity (identity rule 1).
+//!
+//! In: a [`JoinToken`]. Out: an [`Identity`] in the state directory. The key is made first and stays, so
+//! the same command may be run again after any interruption; the hub answers the same key with a
+//! certificate until the join key expires.
+
+pub mod http;
+
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use selvedge_protocol::{
+    JOIN_PATH, JoinToken, TokenError,
+    join::{JoinRequest, JoinResponse},
+    proof::{self, ProofError},
+};
+use tokio::time::{sleep, timeout};
+
+use self::http::{Answer, HttpError};
+use crate::{
+    backoff::{Backoff, directed},
+    chain::chain,
+    dial::{DialError, Endpoint, EndpointError, Tls, TlsError, dial},
+    identity::{self, Identity, IdentityError},
+};
+
+/// A hub that took the request and does not answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Someone watches: quick at first, and never far from the next try.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const SLOWEST_RETRY: Duration = Duration::from_secs(15);
+/// What a hub may ask us to wait at most; a person waits with us.
+const LONGEST_DIRECTED: Duration = Duration::from_secs(60);
+
+/// Why a join ended without an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The machine is another node already.
+    #[error(
+        "this machine is node {node} of cluster {cluster} already: run `selvedge-agent leave` first if it \
+         shall become another"
+    )]
+    OtherIdentity {
+        /// Its node.
+        node: String,
+        /// Its cluster.
+        cluster: String,
+    },
+    /// The hub refuses this token for good.
+    #[error(
+        "the hub refused the join of node {node}: the join command has expired or was used by another key. \
+         For a new one: kubectl patch edgenode {node} --type merge -p \
+         '{{\"spec\":{{\"join\":{{\"request\":\"again-1\"}}}}}}' (any new text)"
+    )]
+    Refused {
+        /// The node.
+        node: String,
+    },
+    /// No hub answered in time.
+    #[error("node {node} has not joined in {} s; the last try: {last}. The same command goes on", waited.as_secs())]
+    GaveUp {
+        /// The node.
+        node: String,
+        /// How long was tried.
+        waited: Duration,
+        /// Why the last try failed.
+        last: String,
+    },
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Its hub addresses.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Key or identity on disk.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The request cannot be signed.
+    #[error("the certificate request cannot be made")]
+    Csr(#[from] rcgen::Error),
+    /// The request cannot be proved.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+}
+
+/// Why one try failed; the next may not.
+#[derive(Debug, thiserror::Error)]
+enum TryError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("the hub did not answer in {} s", ANSWER_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("the hub answered {0}")]
+    Status(StatusCode),
+    #[error("the hub's answer is not a join response: {0}")]
+    Response(&'static str),
+    #[error("the certificate is not signed yet")]
+    Pending,
+}
+
+/// What a try came to.
+enum Tried {
+    Joined(JoinResponse),
+    Refused,
+    Again { error: TryError, after: Option<Duration> },
+}
+
+/// Joins, and goes on trying for at most `patience`. The same token again on a node that joined with it
+/// does nothing.
+///
+/// # Errors
+/// [`JoinError`], each with what to do.
+pub async fn join(token: &JoinToken, state_dir: &Path, patience: Duration) -> Result<Identity, JoinError> {
+    let joined_with = hex(&proof::join_public_key(&token.seed()?)?);
+    match Identity::load(state_dir) {
+        Ok(known) if known.cluster != token.cluster || known.node != token.node => {
+            return Err(JoinError::OtherIdentity { node: known.node, cluster: known.cluster });
+        }
+        Ok(known) if known.joined_with == joined_with => return Ok(known),
+        Ok(_) | Err(IdentityError::NotJoined(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let request = request(token, &identity::key(state_dir)?)?;
+    let tls = Tls::pinned(token.ca_pin()?)?;
+    let hubs: Vec<Endpoint> = token.hub.iter().map(|hub| hub.parse()).collect::<Result<_, _>>()?;
+    let node = token.node.clone();
+    let mut last = String::from("none");
+    let tries = async {
+        let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
+        for hub in hubs.iter().cycle() {
+            match ask(hub, &tls, &request).await {
+                Tried::Joined(response) => return Some(response),
+                Tried::Refused => return None,
+                Tried::Again { error, after } => {
+                    last = chain(&error);
+                    let wait = match after {
+                        Some(after) => directed(after.min(LONGEST_DIRECTED), rand::random()),
+                        None => backoff.next(rand::random()),
+                    };
+                    tracing::info!(%hub, reason = last, next_try_ms = wait.as_millis(), "not joined yet");
+                    sleep(wait).await;
+                }
+            }
+        }
+        None
+    };
+    let answer = timeout(patience, tries).await;
+    let Ok(answer) = answer else { return Err(JoinError::GaveUp { node, waited: patience, last }) };
+    let response = answer.ok_or(JoinError::Refused { node })?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let identity = Identity {
+        cluster: token.cluster.clone(),
+        node: token.node.clone(),
+        node_uid: response.node_uid,
+        hub: token.hub.clone(),
+        certificate_chain: text(response.certificate_chain_pem),
+        ca_bundle: text(response.ca_bundle_pem),
+        joined_with,
+    };
+    identity.store(state_dir)?;
+    Ok(identity)
+}
+
+fn request(token: &JoinToken, key: &KeyPair) -> Result<Bytes, JoinError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, token.node.as_str());
+    let csr_der = params.serialize_request(key)?.der().to_vec();
+    let message = proof::join(&token.cluster, &token.node, &csr_der);
+    let signature = proof::sign_join(&token.seed()?, &message)?;
+    let request =
+        JoinRequest { cluster_id: token.cluster.clone(), node: token.node.clone(), csr_der, signature };
+    Ok(selvedge_protocol::encode(&request))
+}
+
+async fn ask(hub: &Endpoint, tls: &Tls, request: &Bytes) -> Tried {
+    let again = |error: TryError| Tried::Again { error, after: None };
+    let answer = match timeout(ANSWER_TIMEOUT, post(hub, tls, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return again(error),
+        Err(_) => return again(TryError::Timeout),
+    };
+    let after = answer.retry_after.map(Duration::from_secs);
+    match answer.status {
+        StatusCode::OK => match response(answer.body) {
+            Ok(response) => Tried::Joined(response),
+            Err(error) => again(error),
+        },
+        StatusCode::ACCEPTED => Tried::Again { error: TryError::Pending, after },
+        StatusCode::FORBIDDEN => Tried::Refused,
+        status => Tried::Again { error: TryError::Status(status), after },
+    }
+}
+
+async fn post(hub: &Endpoint, tls: &Tls, request: &Bytes) -> Result<Answer, TryError> {
+    let stream = dial(hub, tls).await?;
+    let request = Request::post(JOIN_PATH)
+        .header(header::HOST, hub.authority())
+        .header(header::CONTENT_TYPE, "application/x-protobuf")
+        .body(Full::new(request.clone()))
+        .map_err(HttpError::from)?;
+    Ok(http::exchange(TokioIo::new(stream), request).await?)
+}
+
+fn response(body: Bytes) -> Result<JoinResponse, TryError> {
+    let response: JoinResponse =
+        selvedge_protocol::decode(body).map_err(|_| TryError::Response("it cannot be decoded"))?;
+    if response.certificate_chain_pem.is_empty() || response.ca_bundle_pem.is_empty() {
+        return Err(TryError::Response("it holds no certificate"));
+    }
+    Ok(response)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

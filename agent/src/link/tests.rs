@@ -1,0 +1,256 @@
+//! The link, the ledger's thread and the report task against a hub over real TLS.
+
+use std::{sync::Arc, time::Duration};
+
+use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, canonical_json};
+use selvedge_protocol::agent::{
+    self as wire, DeviceState, entry_report::State, refused::Code, to_agent::Message as Down,
+    to_hub::Message as Up,
+};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Link, LinkHandles, LinkStatus};
+use crate::{
+    clock,
+    fakehub::{CLUSTER, FakeHub, HubSession},
+    ledger::{self, Desired, RowKey},
+    report::{Book, Note, Reporter},
+};
+
+/// Far more than any step takes; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An agent without containers and devices.
+struct Agent {
+    _dir: TempDir,
+    status: watch::Receiver<LinkStatus>,
+    desired: watch::Receiver<Arc<Desired>>,
+    notes: mpsc::Sender<Vec<Note>>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    fn start(hub: &FakeHub, known: &FakeHub) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        known.identify(dir.path());
+        let mut opened = ledger::open(dir.path(), "1", CLUSTER).unwrap();
+        let book = Book::open(opened.machine.meta().boots, opened.machine.store().reports().unwrap());
+        let (handle, inbox) = ledger::Handle::new();
+        let (desired_out, desired) = watch::channel(Arc::default());
+        let (uplink_out, uplink) = watch::channel(None);
+        let (status_out, status) = watch::channel(LinkStatus::begin(clock::unix()));
+        let (verdicts_out, verdicts) = mpsc::channel(8);
+        let (notes_out, notes) = mpsc::channel(8);
+        let (_, questions) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn_blocking(move || ledger::run(opened, inbox, desired_out).unwrap());
+        let reporter =
+            Reporter { notes, verdicts, uplink, desired: desired.clone(), questions, ledger: handle.clone() };
+        let token = stop.clone();
+        tasks.spawn(async move { reporter.run(book, token).await.unwrap() });
+        let link = Link {
+            state_dir: dir.path().to_owned(),
+            hubs: vec![hub.url()],
+            handles: LinkHandles { ledger: handle, verdicts: verdicts_out, uplink: uplink_out },
+            status: status_out,
+            latest: 0,
+        };
+        let token = stop.clone();
+        tasks.spawn(async move { link.run(token).await });
+        Self { _dir: dir, status, desired, notes: notes_out, stop, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    async fn down(&mut self) -> LinkStatus {
+        let down = self.status.wait_for(|status| !status.connected && status.next_try > 0);
+        timeout(PATIENCE, down).await.unwrap().unwrap().clone()
+    }
+}
+
+async fn hello(session: &mut HubSession) -> wire::Hello {
+    session
+        .expect(|up| match up {
+            Up::Hello(hello) => Some(hello),
+            _ => None,
+        })
+        .await
+}
+
+fn welcome(unix: u64) -> Down {
+    Down::Welcome(wire::Welcome {
+        protocol: 1,
+        cluster_id: CLUSTER.into(),
+        unix_ms: i64::try_from(unix * 1000).unwrap(),
+        heartbeat_ms: 200,
+        ..Default::default()
+    })
+}
+
+fn boiler_delta() -> wire::Delta {
+    let key = RowKey::from(&EntryKey::new(EntryKind::Device, "shop", "boiler"));
+    let body = canonical_json(&json!({"protocol": {"simulated": {}}}));
+    let hash = ContentHash::of_canonical(&body);
+    wire::Delta {
+        nonce: 1,
+        base_digest: Digest::EMPTY.to_bytes().to_vec(),
+        upserts: vec![wire::Upsert {
+            key: Some((&key).into()),
+            uid: "b".into(),
+            source_revision: 3,
+            content_hash: hash.0.to_vec(),
+            encoding: wire::Encoding::Json.into(),
+            body: body.into(),
+            ..Default::default()
+        }],
+        target_digest: Digest::EMPTY.plus(key.row_hash("b", &hash)).to_bytes().to_vec(),
+        watermark: Some(wire::Watermark { cluster_id: CLUSTER.into(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn boiler_note() -> Note {
+    Note {
+        key: RowKey::from(&EntryKey::new(EntryKind::Device, "shop", "boiler")),
+        uid: "b".into(),
+        content_hash: vec![1; 32],
+        state: State::Device(DeviceState { connected: true, ..Default::default() }),
+    }
+}
+
+async fn report(session: &mut HubSession) -> wire::EntryReport {
+    session
+        .expect(|up| match up {
+            Up::Report(report) => report.entries.into_iter().next(),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn desired_state_comes_down_and_reports_go_up_until_they_are_written() {
+    let hub = FakeHub::start(true).await;
+    let mut agent = Agent::start(&hub, &hub);
+    let story = async {
+        let mut session = hub.accept().await;
+        let first = hello(&mut session).await;
+        assert_eq!(first.cluster_id, CLUSTER);
+        session.send(welcome(clock::unix())).await;
+        session.send(Down::Delta(boiler_delta())).await;
+        let ack = session.expect(|up| if let Up::Ack(ack) = up { Some(ack) } else { None }).await;
+        assert_eq!((ack.nonce, ack.refused.len()), (1, 0));
+        agent.desired.wait_for(|desired| desired.complete && desired.entries.len() == 1).await.unwrap();
+        agent.notes.send(vec![boiler_note()]).await.unwrap();
+        let unwritten = report(&mut session).await;
+
+        // The session breaks before the hub has written it: the next one hears it again.
+        drop(session);
+        let mut session = hub.accept().await;
+        let second = hello(&mut session).await;
+        assert!(second.session.unwrap().counter > first.session.unwrap().counter);
+        assert_eq!(second.digest, boiler_delta().target_digest);
+        session.send(welcome(clock::unix())).await;
+        session.send(Down::InSync(wire::InSync {})).await;
+        let again = report(&mut session).await;
+        assert_eq!(again, unwritten);
+        let verdict = wire::Verdict {
+            key: again.key,
+            seq: again.seq,
+            code: wire::verdict::Code::Written.into(),
+            reason: String::new(),
+        };
+        session.send(Down::Verdicts(wire::Verdicts { verdicts: vec![verdict] })).await;
+        // A stream of a later version is refused, and nothing else is disturbed.
+        session.send(Down::OpenStream(wire::OpenStream { stream: 4, ..Default::default() })).await;
+        let stream = session.expect(|up| if let Up::Stream(stream) = up { Some(stream) } else { None }).await;
+        assert!(stream.end && !stream.error.is_empty());
+        session
+    };
+    let session = timeout(PATIENCE, story).await.unwrap();
+    assert!(agent.status.borrow().connected);
+    drop(session);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_hub_is_noticed_within_two_heartbeats_and_dialled_again() {
+    let hub = FakeHub::start(true).await;
+    let mut agent = Agent::start(&hub, &hub);
+    let story = async {
+        let mut silent = hub.accept().await;
+        hello(&mut silent).await;
+        silent.send(welcome(clock::unix())).await;
+        // Not dropped: the connection is open, only nothing comes.
+        let status = agent.down().await;
+        assert!(status.reason.contains("silent"), "{status:?}");
+        let mut next = hub.accept().await;
+        hello(&mut next).await;
+    };
+    timeout(PATIENCE, story).await.unwrap();
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_hub_of_another_ca_is_not_trusted() {
+    let (stranger, known) = (FakeHub::start(false).await, FakeHub::start(true).await);
+    let mut agent = Agent::start(&stranger, &known);
+    assert!(timeout(PATIENCE, stranger.accept_tls()).await.unwrap().is_err());
+    let status = agent.down().await;
+    assert!(status.reason.contains("no trusted TLS with localhost"), "{status:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_stale_session_goes_above_the_newest() {
+    let hub = FakeHub::start(true).await;
+    let agent = Agent::start(&hub, &hub);
+    let story = async {
+        let mut session = hub.accept().await;
+        hello(&mut session).await;
+        let newest = Some(wire::Session { counter: 900, nonce: 1 });
+        let stale = wire::Refused { code: Code::Stale.into(), newest, ..Default::default() };
+        session.send(Down::Refused(stale)).await;
+        let mut session = hub.accept().await;
+        assert_eq!(hello(&mut session).await.session.unwrap().counter, 901);
+    };
+    timeout(PATIENCE, story).await.unwrap();
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_time_outside_the_hubs_certificate_is_not_believed() {
+    let hub = FakeHub::start(true).await;
+    let mut agent = Agent::start(&hub, &hub);
+    // rcgen's certificates end in 4096; a hub that is in 5000 must not poison the ledger.
+    let story = async {
+        for _ in 0..2 {
+            let mut session = hub.accept().await;
+            hello(&mut session).await;
+            session.send(welcome(95_617_584_000)).await;
+            agent.status.wait_for(|status| status.connected).await.unwrap();
+            drop(session);
+            agent.down().await;
+        }
+    };
+    timeout(PATIENCE, story).await.unwrap();
+    let dir = agent._dir.path().to_owned();
+    let keep = std::mem::replace(&mut agent._dir, tempfile::tempdir().unwrap());
+    agent.stop().await;
+    let opened = ledger::open(&dir, "1", CLUSTER).unwrap();
+    assert_eq!(opened.machine.meta().latest_time, 0);
+    drop(keep);
+}
