@@ -25,10 +25,7 @@ down: ## All of it gone: processes, mounts, namespaces, bridges, .dev/
 
 check: fmt lint fast agent-is-light generated ## Format, lints, fast tests, generated files: a few minutes
 
-test: check ## Everything, from nothing: fast tests, real API server, stories on the real cluster
-	@$(cluster) tools
-	@$(cluster) images
-	@$(CARGO) test --package selvedge-cluster --package selvedge-stories -- --test-threads=1
+test: check tools api stories ## Everything, from nothing: fast tests, a real API server, stories on the real cluster
 
 fmt: ## The code is formatted
 	@$(CARGO) fmt --all --check
@@ -38,6 +35,20 @@ lint: ## Clippy on everything, warnings are errors
 
 fast: ## Unit and component tests: no root, no network but loopback
 	@$(CARGO) test --workspace --exclude selvedge-cluster --exclude selvedge-stories
+
+tools: ## What the tests run on, built from pinned sources: Kubernetes, etcd, containerd, helm
+	@$(cluster) tools
+
+api: ## What needs a real API server and nothing else
+	@$(CARGO) test --package selvedge-cluster --lib --tests
+	@$(CARGO) test --package selvedge-stories --test shapes
+	@$(cluster) --dir target/api up --api-only
+	@KUBECONFIG=$(CURDIR)/target/api/kubeconfig $(CARGO) test --package selvedge-operator --test api -- --ignored \
+		|| { $(cluster) --dir target/api down; exit 1; }
+	@$(cluster) --dir target/api down
+
+stories: ## What users live through, on the whole real system
+	@$(CARGO) test --package selvedge-stories --test stories
 
 agent-is-light: ## The agent links no kube and no k8s-openapi
 	@! $(CARGO) tree --quiet --package selvedge-agent --edges normal --prefix none \
@@ -51,9 +62,10 @@ generated: ## Generated files are up to date
 	@$(CARGO) run --quiet --package selvedge-crds --bin crdgen -- --check
 
 images: ## Static binaries in images from scratch; the agent for x86_64 and aarch64
-	@$(cluster) images --all
+	@$(cluster) images
 
-bench: bench-demo ## All benchmarks
+bench: bench-demo ## All benchmarks, and docs/benchmarks.md from their results
+	@$(CARGO) run --quiet --package selvedge-stories --bin bench-page -- --date "$$(date --utc +%F)"
 
 bench-demo: ## How fast, how small: the measures of the demo, into .dev/bench/demo.jsonl
 	@$(CARGO) run --quiet --package selvedge-stories --bin bench-demo
@@ -63,4 +75,4 @@ help: ## This text
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo up down check test fmt lint fast agent-is-light generate generated images bench bench-demo help
+.PHONY: demo up down check test tools api stories fmt lint fast agent-is-light generate generated images bench bench-demo help

@@ -1,0 +1,63 @@
+//! A ledger that is gone or broken is filled anew; it never locks a node out and never stops what runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use selvedge_cluster::EdgeHost;
+use selvedge_stories::{Outcome, StoryError, World, condition, expect};
+
+use crate::NODE;
+use crate::application::page;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn a_deleted_ledger_is_synced_anew(world: &World) -> Outcome {
+    with_ledger(world, |ledger| {
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = ledger.clone().into_os_string();
+            file.push(suffix);
+            let file = PathBuf::from(file);
+            if file.exists() {
+                std::fs::remove_file(file)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+pub fn a_truncated_ledger_is_put_aside(world: &World) -> Outcome {
+    with_ledger(world, |ledger| {
+        let file = std::fs::OpenOptions::new().write(true).open(ledger)?;
+        file.set_len(1000)
+    })?;
+    let host = world.cluster.edge(NODE)?;
+    let log = host.host().log_tail("agent");
+    expect("the log says what happened to the ledger", log.contains("ledger"), log)
+}
+
+/// Kills the agent, does something to its ledger, starts it, and sees everything in sync and unrestarted.
+fn with_ledger(world: &World, harm: impl Fn(&PathBuf) -> std::io::Result<()>) -> Outcome {
+    let host = world.cluster.edge(NODE)?;
+    let started = page(&host, "started", |_| true)?;
+    let session = |node: &serde_json::Value| node["status"]["fence"]["session"].clone();
+    let before = session(&world.wait_condition(&["edgenode", NODE], "Synced", "True", PATIENCE)?);
+    world.kill_agent(&host)?;
+    harm(&ledger(&host)).map_err(|source| StoryError::Io { what: "harm the ledger".into(), source })?;
+    world.start_agent(&host)?;
+    world.wait_object(&["edgenode", NODE], "synced by a session of the new ledger", PATIENCE, |node| {
+        session(node) != before
+            && condition(node, "Synced") == "True"
+            && condition(node, "Connected") == "True"
+    })?;
+    let status = world.agent_says(&host, &["status"])?;
+    expect(
+        "the agent has everything again",
+        status.contains("hello") && status.contains("boiler-1"),
+        status,
+    )?;
+    expect("the container was not restarted", page(&host, "started", |_| true)? == started, started)
+}
+
+fn ledger(host: &EdgeHost) -> PathBuf {
+    host.disk().join("var-lib/selvedge/ledger.db")
+}

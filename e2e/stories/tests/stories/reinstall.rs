@@ -1,0 +1,50 @@
+//! `helm upgrade`, `helm uninstall` and `helm install` again: the fleet is kept, nothing at the edge stops.
+
+use std::time::Duration;
+
+use selvedge_cluster::clock::Deadline;
+use selvedge_stories::{Installed, Outcome, World, expect};
+
+use crate::NODE;
+use crate::application::page;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What users are promised of `helm uninstall`.
+const UNINSTALL: Duration = Duration::from_secs(60);
+
+pub fn nothing_stops(world: &World) -> Outcome {
+    let chart = world.file("charts/selvedge");
+    let host = world.cluster.edge(NODE)?;
+    let started = page(&host, "started", |_| true)?;
+    let agent = host.process("agent");
+
+    // An upgrade that replaces every pod.
+    world.install(Installed { chart: &chart, words: &["--set", "log.format=json"] })?;
+    world.wait_condition(&["edgenode", NODE], "Synced", "True", PATIENCE)?;
+
+    let uninstall = Deadline::after(UNINSTALL);
+    world.tools.helm(&[
+        "uninstall",
+        "selvedge",
+        "--namespace",
+        "selvedge-system",
+        "--wait",
+        "--timeout",
+        "60s",
+    ])?;
+    expect(
+        "helm uninstall ends in time",
+        !uninstall.passed(),
+        format!("{} s", uninstall.elapsed().as_secs()),
+    )?;
+    let nodes = world.tools.kubectl(&["get", "edgenodes", "-o", "name"])?;
+    expect("the fleet is kept", nodes.contains(NODE), nodes)?;
+    expect("the container runs on", page(&host, "started", |_| true)? == started, &started)?;
+    expect("so does the agent", host.process("agent") == agent, format!("{agent:?}"))?;
+
+    world.install(Installed { chart: &chart, words: &[] })?;
+    for condition in ["Connected", "Ready", "Synced"] {
+        world.wait_condition(&["edgenode", NODE], condition, "True", PATIENCE)?;
+    }
+    expect("it was never restarted", page(&host, "started", |_| true)? == started, started)
+}
