@@ -40,17 +40,18 @@ pub struct Installed<'a> {
 }
 
 impl World {
-    /// Brings up a cluster in `directory`, with Selvedge's images in it. `repository` is the checkout.
+    /// Brings up a cluster in `directory`, with Selvedge's images in it. `repository` is the checkout;
+    /// `durable` makes etcd wait for the disk, for what is measured or has its power taken.
     ///
     /// # Errors
     /// [`StoryError`] when the cluster does not come up or the images cannot be built.
-    pub fn up(directory: &Path, repository: &Path) -> Outcome<Self> {
+    pub fn up(directory: &Path, repository: &Path, durable: bool) -> Outcome<Self> {
         let layout = Layout::at(directory).map_err(io("name the cluster's directory"))?;
         let cluster = Cluster::new(layout.clone());
         let built = Built::build(cluster.cache()).map_err(selvedge_cluster::ClusterError::from)?;
         let archives = images::build(&layout, &built)?;
         images::build_agent(&layout, cluster.cache(), &[std::env::consts::ARCH])?;
-        cluster.up(&UpOptions { images: archives, ..UpOptions::default() })?;
+        cluster.up(&UpOptions { images: archives, durable, ..UpOptions::default() })?;
         let tools = Tools::new(&layout.bin(), &layout.kubeconfig());
         Ok(Self { cluster, tools, layout, repository: repository.to_owned() })
     }

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, runtime: &tokio::runtime::Runtime) -> Outcome {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let world = World::up(&args.dir, &repository)?;
+    let world = World::up(&args.dir, &repository, true)?;
     let result = suite(&world, runtime);
     world.cluster.down()?;
     measure::write(&args.out, &result?)
@@ -120,7 +120,6 @@ async fn latencies(world: &World, boiler: &ModbusServer) -> Outcome<(Vec<Measure
             }
             Outcome::Ok(answered.elapsed())
         };
-        to_register.push(millis(register.await?));
         let seen = async {
             loop {
                 let object = next(&mut watch).await?;
@@ -129,7 +128,10 @@ async fn latencies(world: &World, boiler: &ModbusServer) -> Outcome<(Vec<Measure
                 }
             }
         };
-        to_watch.push(millis(seen.await?));
+        // Side by side, so that neither waits for the other.
+        let (register, seen) = futures::future::try_join(register, seen).await?;
+        to_register.push(millis(register));
+        to_watch.push(millis(seen));
         let synced = |object: &DynamicObject| {
             object.data["status"]["summary"].to_string().contains(&format!("setpoint={value}"))
         };

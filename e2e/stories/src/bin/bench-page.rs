@@ -26,7 +26,7 @@ struct Args {
 /// Each suite, and how it measures.
 const SUITES: [(&str, &str); 1] = [(
     "demo",
-    "The whole system as `make demo` brings it up, on one machine: control plane, hub and controllers in pods, one \
+    "The whole system as `make demo` brings it up, on one machine: control plane (etcd with fsync), hub and controllers in pods, one \
      edge host with containerd, pymodbus as the device. Hundred rounds each, one at a time, nothing else running. \
      The device is read every 10 ms and reported at once. `desired_to_bare_watch_ms` is the floor: a bare watch of \
      the same object by the same client, in the same rounds.",

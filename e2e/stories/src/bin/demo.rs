@@ -53,7 +53,7 @@ fn tell(args: &Args) -> Outcome {
     let started = Deadline::after(Duration::MAX);
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     step("A Kubernetes control plane and Selvedge's images (the first time, this builds both)");
-    let world = World::up(&args.dir, &repository)?;
+    let world = World::up(&args.dir, &repository, false)?;
 
     step("helm install selvedge charts/selvedge");
     world.install(Installed { chart: &world.file("charts/selvedge"), words: &[] })?;

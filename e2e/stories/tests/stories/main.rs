@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let world = match World::up(&directory(), &repository) {
+    let world = match World::up(&directory(), &repository, false) {
         Ok(world) => Arc::new(world),
         Err(error) => {
             eprintln!("the stage could not be set: {}", chain(&error));
