@@ -61,19 +61,21 @@ impl<'a> Prometheus<'a> {
         Ok(prometheus)
     }
 
-    /// Hands over every annotated pod that runs now.
+    /// Hands over every annotated pod that runs now; the answer is how many.
     ///
     /// # Errors
     /// [`crate::StoryError`] when the pods cannot be listed or the file not be written.
-    pub fn discover(&self) -> Outcome {
+    pub fn discover(&self) -> Outcome<usize> {
         let list = self.world.tools.kubectl(&["get", "pods", "-A", "-o", "json"])?;
         let list: Value = serde_json::from_str(&list).unwrap_or_default();
         let pods = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         let targets: Vec<Value> = pods.iter().filter_map(target).collect();
+        let count = targets.len();
         let (part, file) = (self.directory.join("targets.part"), self.directory.join("targets.json"));
         std::fs::write(&part, Value::from(targets).to_string())
             .and_then(|()| std::fs::rename(&part, &file))
-            .map_err(io("write Prometheus's targets"))
+            .map_err(io("write Prometheus's targets"))?;
+        Ok(count)
     }
 
     /// The result vector of an instant query, or why there is none.

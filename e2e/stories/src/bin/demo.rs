@@ -128,20 +128,17 @@ fn refuse_and_accept(world: &World, boiler: &ModbusServer) -> Outcome {
 fn scrape(world: &World) -> Outcome {
     step("Prometheus scrapes all of it");
     let prometheus = Prometheus::start(world)?;
-    let sessions = eventually("Prometheus sees every component and one session", PATIENCE, || {
-        prometheus.discover().map_err(|error| error.to_string())?;
-        let down = prometheus.number("count(up{job=\"pods\"} != 1) or vector(0)")?;
+    let (up, sessions) = eventually("Prometheus sees every component and one session", PATIENCE, || {
+        let all = prometheus.discover().map_err(|error| error.to_string())?;
+        let up = prometheus.number("count(up == 1)")?;
         let sessions = prometheus.number("sum(selvedge_hub_sessions)")?;
-        if down == 0.0 && sessions == 1.0 {
-            Ok(sessions)
+        if up == all as f64 && sessions == 1.0 {
+            Ok((up, sessions))
         } else {
-            Err(format!("{down} down, {sessions} sessions"))
+            Err(format!("{up} of {all} up, {sessions} sessions"))
         }
     })?;
-    println!(
-        "up == 1 for {} pods; sum(selvedge_hub_sessions) == {sessions}",
-        prometheus.query("up == 1").map_or(0, |all| all.len())
-    );
+    println!("up == 1 for {up} pods; sum(selvedge_hub_sessions) == {sessions}");
     Ok(())
 }
 
