@@ -91,7 +91,7 @@ fn tell(args: &Args) -> Outcome {
 /// Joins once; a host that has joined before only gets its agent started.
 fn join(world: &World, host: &EdgeHost) -> Outcome {
     step("The edge node joins with the command from its Secret");
-    if host.disk().join("var-lib/selvedge/identity").exists() {
+    if host.disk().join("var-lib/selvedge/identity.json").exists() {
         world.start_agent(host)?;
     } else {
         world.join(host, NODE)?;
