@@ -12,6 +12,6 @@ mod prometheus;
 mod world;
 
 pub use kubectl::{KubectlError, Tools, condition};
-pub use outcome::{Outcome, StoryError, eventually, expect};
+pub use outcome::{Outcome, StoryError, chain, eventually, expect};
 pub use prometheus::Prometheus;
 pub use world::{Installed, NODE_PORT, World};

@@ -93,3 +93,15 @@ pub fn expect(what: &str, truth: bool, found: impl std::fmt::Display) -> Outcome
         Err(StoryError::Unexpected { what: what.to_owned(), found: found.to_string() })
     }
 }
+
+/// An error and what caused it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

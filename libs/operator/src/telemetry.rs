@@ -38,20 +38,32 @@ pub fn init(args: &CommonArgs) -> Result<(), TelemetryError> {
     done.map_err(|_| TelemetryError::Twice)
 }
 
-/// The chain of an error in one line: `a: b: c`. Sources that their parent's text repeats are left out.
+/// The chain of an error in one line: `a: b: c`. Sources that their parent's text repeats are left out, and
+/// an answer of the API server is its message and code, not the whole Status that kube prints with it.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = said(error);
     let mut source = error.source();
     while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) && !text.contains(&next) {
+        let next = said(error);
+        text = text.replace(&error.to_string(), &next);
+        if !text.contains(&next) {
             text.push_str(": ");
             text.push_str(&next);
+        }
+        if matches!(error.downcast_ref(), Some(kube::Error::Api(_))) {
+            break; // below it is only the Status again
         }
         source = error.source();
     }
     text
+}
+
+fn said(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => format!("{} (HTTP {})", status.message.trim(), status.code),
+        _ => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -68,5 +80,16 @@ mod tests {
     fn a_chain_is_one_line() {
         assert_eq!(super::chain(&Outer(Inner)), "outer: inner");
         assert_eq!(super::chain(&Inner), "inner");
+    }
+
+    #[test]
+    fn the_api_server_is_quoted_in_short() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot list: {0}")]
+        struct List(#[source] kube::Error);
+
+        let status = kube::core::Status { message: "no such kind\n".into(), code: 404, ..Default::default() };
+        let error = List(kube::Error::Api(status.boxed()));
+        assert_eq!(super::chain(&error), "cannot list: no such kind (HTTP 404)");
     }
 }

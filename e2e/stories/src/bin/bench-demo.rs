@@ -14,7 +14,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use selvedge_cluster::EdgeHost;
 use selvedge_cluster::modbus::{ModbusServer, Table};
 use selvedge_stories::measure::{self, Measure};
-use selvedge_stories::{Installed, Outcome, StoryError, World, condition, eventually};
+use selvedge_stories::{Installed, Outcome, StoryError, World, chain, condition, eventually};
 use serde_json::json;
 
 const NODE: &str = "shop-0042";
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match outcome.and_then(|runtime| run(&args, &runtime)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench-demo: {error}");
+            eprintln!("bench-demo: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

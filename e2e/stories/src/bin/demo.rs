@@ -12,7 +12,7 @@ use clap::Parser;
 use selvedge_cluster::EdgeHost;
 use selvedge_cluster::clock::Deadline;
 use selvedge_cluster::modbus::{ModbusServer, Table};
-use selvedge_stories::{Installed, Outcome, Prometheus, World, eventually, expect};
+use selvedge_stories::{Installed, Outcome, Prometheus, World, chain, eventually, expect};
 
 /// What the demo's edge node is called, in `examples/` too.
 const NODE: &str = "shop-0042";
@@ -37,13 +37,7 @@ fn main() -> ExitCode {
     match tell(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                text.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            eprintln!("demo: {text}");
+            eprintln!("demo: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use selvedge_cluster::clock::Deadline;
-use selvedge_stories::{Outcome, World};
+use selvedge_stories::{Outcome, World, chain};
 
 mod application;
 mod crd_deleted;
@@ -136,16 +136,6 @@ fn explain(world: &World) -> String {
     let lines: Vec<&str> = log.lines().rev().take(40).collect();
     text.push_str(&format!("── {}\n", agent.display()));
     lines.into_iter().rev().for_each(|line| text.push_str(&format!("{line}\n")));
-    text
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
     text
 }
 
