@@ -151,9 +151,17 @@ impl Session {
         for (key, row) in delta.rows {
             self.refused.remove(&key);
             match row {
-                Some(row) => self.answered.insert(key, row),
-                None => self.answered.remove(&key),
-            };
+                Some(row) => {
+                    self.answered.insert(key, row);
+                }
+                None => {
+                    self.answered.remove(&key);
+                    // A node that holds no revision takes its interval's, also of an application that returns.
+                    if key.kind == EntryKind::Workload {
+                        self.pins.remove(&ObjectKey::new(&key.namespace, &key.name));
+                    }
+                }
+            }
         }
         for refusal in ack.refused {
             let Some(key) = refusal.key.and_then(|key| EntryKey::try_from(key).ok()) else { continue };

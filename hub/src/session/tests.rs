@@ -399,8 +399,8 @@ fn running(world: &World) -> Option<&str> {
     Some(row.in_force.as_ref()?.revision.as_str())
 }
 
-#[test]
-fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
+/// A node of the tier "a", an enabled namespace, and three revisions.
+fn stage() -> World {
     let mut world = World::new();
     let labels = serde_json::json!({"selvedge.dev/edge": "enabled"});
     let node = serde_json::json!({"metadata": {"uid": "n1-0", "labels": {"tier": "a"}}});
@@ -417,6 +417,27 @@ fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
             serde_json::json!({"metadata": {"labels": labels}, "data": data}),
         ));
     }
+    world
+}
+
+#[test]
+fn an_application_that_returns_is_not_held_at_its_old_revision() {
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    assert_eq!(running(&world), Some("r1"));
+    let key = crate::index::ObjectKey::new("shop", "web");
+    world.act(Action::Change(Change { resource: Resource::EdgeApplications, key, object: None }));
+    world.settle();
+    assert_eq!(running(&world), None);
+    world.act(rollout("r2", &[]));
+    world.settle();
+    assert_eq!(running(&world), Some("r2"));
+}
+
+#[test]
+fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
+    let mut world = stage();
     world.act(rollout("r1", &[]));
     world.settle();
     assert_eq!(running(&world), Some("r1"));
