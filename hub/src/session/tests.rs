@@ -247,7 +247,9 @@ impl World {
 
     fn with_session(&mut self, act: impl FnOnce(&mut Session, View<'_>) -> Vec<Output>) {
         let Some(connection) = &mut self.connection else { return };
-        let view = View { index: &self.replicas[connection.replica].index, gate: &Open, now: self.now };
+        let replica = &mut self.replicas[connection.replica];
+        let view = View { index: &replica.index, gate: &Open, now: self.now };
+        let mut poked = Vec::new();
         for output in act(&mut connection.session, view) {
             match output {
                 Output::Send(message) => connection.down.push_back(message),
@@ -256,7 +258,14 @@ impl World {
                     self.connection = None;
                     return;
                 }
-                Output::Report(_) | Output::Poke(_) | Output::Resynced => {}
+                Output::Poke(resources) => poked.extend(resources),
+                Output::Report(_) | Output::Resynced => {}
+            }
+        }
+        // A poke brings a bookmark at the present revision, after all events before it.
+        if replica.heard == self.log.len() {
+            for resource in poked {
+                replica.index.apply(Event::Reached(resource, self.log.len() as u64 + 1));
             }
         }
     }
