@@ -12,13 +12,13 @@ pub fn what_cannot_work_is_refused(world: &World) -> Outcome {
         ("a read-only property", desired(r#"{"temperature":20}"#), ["temperature", "read", "desired"]),
     ] {
         let words_of_patch = ["-n", "shop", "patch", "device", "boiler-1", "--type", "merge", "-p", &patch];
-        refused(world, what, world.tools.kubectl(&words_of_patch), &words)?;
+        refused(what, world.tools.kubectl(&words_of_patch), &words)?;
     }
     let privileged = r#"{"apiVersion":"selvedge.dev/v1alpha1","kind":"EdgeApplication",
         "metadata":{"name":"bad","namespace":"shop"},"spec":{"selector":{"matchLabels":{"tier":"shop"}},
         "template":{"spec":{"containers":[{"name":"a","image":"a:1","securityContext":{"privileged":true}}]}}}}"#;
     let apply = world.tools.kubectl_with(&["apply", "-f", "-"], privileged);
-    refused(world, "an unsupported pod field", apply, &["spec.template.spec.containers[0].securityContext"])?;
+    refused("an unsupported pod field", apply, &["spec.template.spec.containers[0].securityContext"])?;
     // A model that is not there yet is no reason to refuse: files come in any order.
     let early = r#"{"apiVersion":"selvedge.dev/v1alpha1","kind":"Device","metadata":{"name":"early","namespace":"shop"},
         "spec":{"modelRef":{"name":"not-yet"},"nodeName":"shop-0042","protocol":{"simulated":{}}}}"#;
@@ -35,7 +35,7 @@ pub fn what_cannot_work_is_refused(world: &World) -> Outcome {
 
 pub fn a_model_in_use_stays(world: &World) -> Outcome {
     let delete = world.tools.kubectl(&["-n", "shop", "delete", "devicemodel", "boiler"]);
-    refused(world, "the deletion of a model in use", delete, &["boiler-1"])
+    refused("the deletion of a model in use", delete, &["boiler-1"])
 }
 
 pub fn unknown_agent_settings_are_named(world: &World) -> Outcome {
@@ -52,12 +52,7 @@ pub fn unknown_agent_settings_are_named(world: &World) -> Outcome {
 }
 
 /// Holds a refusal against the words that it must have.
-fn refused<E: std::fmt::Display>(
-    _: &World,
-    what: &str,
-    answer: Result<String, E>,
-    words: &[&str],
-) -> Outcome {
+fn refused<E: std::fmt::Display>(what: &str, answer: Result<String, E>, words: &[&str]) -> Outcome {
     match answer {
         Ok(said) => expect(&format!("{what} is refused"), false, said),
         Err(refusal) => {
