@@ -134,6 +134,16 @@ mod tests {
         assert_eq!(started("77 (dead) Z 1 77 77 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 424242 9"), None);
     }
 
+    fn until(what: &str, true_now: impl Fn() -> bool) {
+        for _ in 0..1_000 {
+            if true_now() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("not within 10 s: {what}");
+    }
+
     #[test]
     fn a_child_is_found_by_its_mark_and_killed_and_its_successor_is_not_taken_for_it() {
         let mark = format!("SELVEDGE_TEST={}", std::process::id());
@@ -141,6 +151,8 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").env(name, value).spawn().expect("sleep starts");
         let one = Identity::of(child.id()).expect("it runs");
+        // The kernel lets the parent go on before the new program's environment can be read.
+        until("its environment shows", || !environment(child.id()).is_empty());
         assert_eq!(bearing(&mark), vec![child.id()]);
         let other = Identity { started: one.started + 1, ..one };
         other.kill();
