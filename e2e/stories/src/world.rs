@@ -1,7 +1,7 @@
 //! The stage: one cluster with Selvedge installed, and its edge hosts.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -81,14 +81,8 @@ impl World {
     /// # Errors
     /// [`StoryError`] with helm's words when it fails.
     pub fn install(&self, what: Installed<'_>) -> Outcome<String> {
-        let endpoint = format!("hub.endpoints={{{}}}", self.hub()?);
-        let port = format!("hub.service.nodePort={NODE_PORT}");
-        let chart = what.chart.display().to_string();
-        let mut words = vec!["upgrade", "--install", "selvedge", &chart, "--namespace", NAMESPACE];
-        words.extend(["--create-namespace", "--wait", "--timeout", INSTALL_PATIENCE]);
-        words.extend(["--set", &endpoint, "--set", "hub.service.type=NodePort", "--set", &port]);
-        words.extend(what.words);
-        let said = self.tools.helm(&words)?;
+        let waiting = ["--wait", "--timeout", INSTALL_PATIENCE];
+        let said = self.put(Installed { words: &[&waiting, what.words].concat(), ..what })?;
         // Helm waits for pods; the Service's address follows within a second or two.
         let example = self.file("examples/1-shop.yaml").display().to_string();
         eventually("the webhook answers", Duration::from_secs(15), || {
@@ -96,6 +90,54 @@ impl World {
             self.tools.kubectl(&dry).map_err(|error| error.to_string())
         })?;
         Ok(said)
+    }
+
+    /// Installs or upgrades Selvedge with helm, and waits for nothing.
+    ///
+    /// # Errors
+    /// [`StoryError`] with helm's words when it fails.
+    pub fn put(&self, what: Installed<'_>) -> Outcome<String> {
+        let endpoint = format!("hub.endpoints={{{}}}", self.hub()?);
+        let port = format!("hub.service.nodePort={NODE_PORT}");
+        let chart = what.chart.display().to_string();
+        let mut words = vec!["upgrade", "--install", "selvedge", &chart, "--namespace", NAMESPACE];
+        words.extend(["--create-namespace", "--set", &endpoint]);
+        words.extend(["--set", "hub.service.type=NodePort", "--set", &port]);
+        words.extend(what.words);
+        Ok(self.tools.helm(&words)?)
+    }
+
+    /// The chart as the previous commit has it, put beside the cluster; none where the checkout has no
+    /// previous commit (a shallow clone, an unpacked archive), with git's words.
+    ///
+    /// # Errors
+    /// [`StoryError`] when there is one and it cannot be unpacked.
+    pub fn previous_chart(&self) -> Outcome<Result<PathBuf, String>> {
+        let directory = self.layout.root().join("previous");
+        let archive = directory.join("chart.tar");
+        std::fs::create_dir_all(&directory).map_err(io("make a directory for the previous chart"))?;
+        let git = Command::new("git")
+            .current_dir(&self.repository)
+            .args(["-c", "safe.directory=*", "archive", "--format=tar", "--output"])
+            .arg(&archive)
+            .args(["HEAD~1", "charts/selvedge"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(io("run git"))?;
+        if !git.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&git.stderr).trim().to_owned()));
+        }
+        let tar = Command::new("tar")
+            .args(["--extract", "--file"])
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(io("run tar"))?;
+        let said = String::from_utf8_lossy(&tar.stderr).into_owned();
+        expect("the previous commit's chart is unpacked", tar.status.success(), said)?;
+        Ok(Ok(directory.join("charts/selvedge")))
     }
 
     /// Applies files of the checkout.

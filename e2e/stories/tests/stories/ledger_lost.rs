@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use selvedge_cluster::EdgeHost;
+use serde_json::Value;
+
 use selvedge_stories::{Outcome, StoryError, World, eventually, expect};
 
 use crate::NODE;
@@ -48,10 +50,21 @@ fn with_ledger(world: &World, harm: impl Fn(&PathBuf) -> std::io::Result<()>) ->
         let whole = ["in sync", "hello", "boiler-1"].iter().all(|word| status.contains(word));
         if whole { Ok(()) } else { Err(status) }
     })?;
-    for condition in ["Connected", "Ready", "Synced"] {
+    for condition in ["Connected", "Synced"] {
         world.wait_condition(&["edgenode", NODE], condition, "True", PATIENCE)?;
     }
+    let ready = "Ready=True, and says what became of the ledger";
+    world.wait_object(&["edgenode", NODE], ready, PATIENCE, tells_of_the_ledger)?;
     expect("the container was not restarted", page(&host, "started", |_| true)? == started, started)
+}
+
+/// What an operator reads at the node, in `kubectl describe edgenode`.
+fn tells_of_the_ledger(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
+    ready.is_some_and(|ready| {
+        ready["status"] == "True" && ready["message"].as_str().is_some_and(|text| text.contains("ledger"))
+    })
 }
 
 fn ledger(host: &EdgeHost) -> PathBuf {
