@@ -7,10 +7,14 @@ mod codec;
 pub mod convert;
 pub mod proof;
 pub mod token;
+mod version;
+mod weight;
 
 pub use codec::{DecodeError, decode, encode};
 pub use convert::ConvertError;
 pub use token::{JoinToken, TokenError};
+pub use version::{PROTOCOL_MAX, PROTOCOL_MIN, negotiate, speaks};
+pub use weight::{Shape, Weighed};
 
 /// Messages between hub and agent.
 #[allow(clippy::all, missing_docs)]
@@ -30,11 +34,6 @@ pub mod join {
     include!(concat!(env!("OUT_DIR"), "/selvedge.join.v1.rs"));
 }
 
-/// The protocol versions that this build speaks, lowest and highest.
-pub const PROTOCOL_MIN: u32 = 1;
-/// See [`PROTOCOL_MIN`].
-pub const PROTOCOL_MAX: u32 = 1;
-
 /// The WebSocket subprotocol of agent sessions, and the paths that a hub serves to agents.
 pub const SESSION_PATH: &str = "/v1/session";
 /// Where an agent that holds no certificate asks for its first one.
@@ -49,6 +48,12 @@ pub const MAX_DELTA_BYTES: usize = 256 * 1024;
 /// No frame is larger, in either direction: a ConfigMap of 1 MiB (the API's limit) must fit, base64
 /// and envelope included.
 pub const MAX_FRAME_BYTES: usize = 2 * 1024 * 1024;
+/// What the elements (rows, reports, sessions ...) of one frame may take in memory, texts not counted. A
+/// report of small properties takes four times its frame; nothing that is sent comes near.
+pub const MAX_ELEMENT_BYTES: usize = 4 * MAX_FRAME_BYTES;
+/// Decoding never holds more than this at once: the texts of a frame are copied once, and lists that grow
+/// have up to four times the room of their elements (old and new room at once, or four for the first one).
+pub const MAX_DECODE_BYTES: usize = MAX_FRAME_BYTES + 4 * MAX_ELEMENT_BYTES;
 /// Sets of up to this many rows are compared whole, larger ones by bucket digests first (sync rule 5).
 pub const MAX_ROWS_AT_ONCE: usize = 256;
 /// A delta that is not answered in this time closes the session (sync rule 6).
@@ -56,13 +61,6 @@ pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3
 /// How often both sides say that they live. Two missed heartbeats end a session. 15 s keeps idle
 /// traffic under 100 B/s and stays below the idle limits of common NATs (30 s for UDP, minutes for TCP).
 pub const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(15);
-
-/// Agrees on the highest protocol version that both sides speak.
-#[must_use]
-pub fn negotiate(min: u32, max: u32) -> Option<u32> {
-    let agreed = max.min(PROTOCOL_MAX);
-    (agreed >= min && agreed >= PROTOCOL_MIN).then_some(agreed)
-}
 
 #[cfg(test)]
 mod tests;
