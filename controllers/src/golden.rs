@@ -1,6 +1,6 @@
 //! Golden files of the pure parts: cases in YAML, what was decided in text, both in `testdata/`.
 //!
-//! `SELVEDGE_GOLDEN=write cargo test -p selvedge-controllers` writes the texts anew; the diff is then what
+//! `UPDATE_GOLDENS=1 cargo test -p selvedge-controllers` writes the texts anew; the diff is then what
 //! a reviewer reads.
 
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ pub fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
 /// Compares with `testdata/<name>.txt`.
 pub fn check(name: &str, text: &str) {
     let path = path(name, "txt");
-    if std::env::var("SELVEDGE_GOLDEN").is_ok_and(|mode| mode == "write") {
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(text, golden, "{} differs; SELVEDGE_GOLDEN=write accepts", path.display());
+    assert_eq!(text, golden, "{} differs; UPDATE_GOLDENS=1 accepts", path.display());
 }
 
 /// A status in lines: conditions first, then the other fields.

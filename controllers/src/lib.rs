@@ -11,6 +11,7 @@ pub mod edgeapplication;
 pub mod edgenode;
 #[cfg(test)]
 mod golden;
+pub mod metrics;
 mod pace;
 mod raw;
 mod rules;

@@ -1,7 +1,7 @@
 //! The cluster's identity: the ConfigMap `selvedge-cluster` that the EdgeNode controller keeps.
 //!
 //! In: the ConfigMap, looked at every few seconds. Out: [`Cluster`] in a watch channel, and releases of
-//! held removals.
+//! held removals and, by a new epoch, of nodes that were paused after a restore.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::hub::Hub;
 
 /// Name of the ConfigMap.
@@ -59,6 +60,16 @@ impl Cluster {
     }
 }
 
+/// Lets go on what waited for this change. A new epoch accepts a restore, and with it all that is gone by it.
+pub(crate) fn released(hub: &Hub, before: &Cluster, cluster: &Cluster) {
+    if cluster.epoch > before.epoch {
+        tracing::warn!(epoch = cluster.epoch, "a new epoch: nodes take the cluster as it is now");
+        EntryKind::ALL.into_iter().for_each(|kind| hub.removals.release(kind));
+    } else if before.release != cluster.release {
+        cluster.releases().for_each(|kind| hub.removals.release(kind));
+    }
+}
+
 /// Follows the ConfigMap.
 ///
 /// # Errors
@@ -73,6 +84,7 @@ pub async fn follow(
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
     let mut said = false;
     loop {
+        let asked = clock::now();
         let read = match timeout(ANSWER, api.get_opt(NAME)).await {
             Ok(Ok(map)) => Ok(map.as_ref().and_then(Cluster::read)),
             Ok(Err(error)) => Err(chain(&error)),
@@ -83,13 +95,14 @@ pub async fn follow(
                 let before = sender.borrow().clone();
                 if before.as_deref() != Some(&cluster) {
                     hub.set_cluster(&cluster);
-                    if before.is_some_and(|before| before.release != cluster.release) {
-                        cluster.releases().for_each(|kind| hub.removals.release(kind));
-                        hub.sessions.wake_waiting();
+                    if let Some(before) = before {
+                        released(&hub, &before, &cluster);
                     }
                     tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
                     sender.send_replace(Some(Arc::new(cluster)));
+                    hub.sessions.wake_waiting();
                 }
+                hub.epoch_read(asked);
             }
             Ok(None) if !said => {
                 said = true;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::core::ApiResource;
@@ -89,7 +89,7 @@ async fn resource_loop(
     let take = async {
         let mut behind = false;
         while let Some(event) = events.recv().await {
-            take_event(&hub, &resource, event);
+            take_event(&hub, &resource, event, clock::now());
             if let Some(gate) = &synced
                 && hub.index().is_synced()
             {
@@ -106,8 +106,8 @@ async fn resource_loop(
     hub.pokes.set(&resource, None);
 }
 
-fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>) {
-    let now = clock::now();
+/// Takes in what a loop learned at `now`.
+pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>, now: Instant) {
     let apply = |event| hub.apply(event, now);
     match event {
         listwatch::Event::Listed { revision, objects, undecodable } => {
@@ -116,6 +116,10 @@ fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>) {
                 .filter_map(key)
                 .chain(undecodable.iter().map(|o| ObjectKey::new(&o.namespace, &o.name)))
                 .collect();
+            if !matches!(resource, Resource::ConfigMaps(_)) {
+                // While a list goes in, the cache is of no one revision: sessions send nothing.
+                apply(Event::Dropped(resource.clone()));
+            }
             let missing = hub.index().keys(resource).into_iter().filter(|key| !listed.contains(key));
             for key in missing.collect::<Vec<_>>() {
                 apply(Event::Gone { resource: resource.clone(), key, revision, watched: false });
@@ -124,7 +128,8 @@ fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>) {
                 apply(Event::Applied(resource.clone(), object));
             }
             apply(Event::Listed(resource.clone(), revision));
-            hub.sessions.wake_waiting();
+            // Also those that wait for nothing: after a restore they must be compared.
+            hub.sessions.wake_all();
         }
         listwatch::Event::Applied { object, .. } => apply(Event::Applied(resource.clone(), object)),
         listwatch::Event::Deleted { revision, object } => {
@@ -138,9 +143,14 @@ fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>) {
             apply(Event::Reached(resource.clone(), revision));
             hub.sessions.wake_waiting();
         }
-        listwatch::Event::WentBack { seen, now } => {
-            hub.metrics.restores.inc();
-            tracing::error!(%resource, seen, now, "the API server's state is older than one seen before: it was restored");
+        listwatch::Event::WentBack { seen, now: recent } => {
+            tracing::error!(%resource, seen, recent, "the API server's state is older than one seen before: it was \
+                restored; nodes that have seen more of it are paused");
+            hub.went_back(resource, now);
+        }
+        listwatch::Event::Recent { revision, asked } => {
+            apply(Event::Recent { resource: resource.clone(), revision, asked });
+            hub.sessions.wake_waiting();
         }
         listwatch::Event::Failed { error } => {
             tracing::warn!(%resource, error = chain(&error), "list-watch failed; it is tried again");
@@ -248,4 +258,56 @@ async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<ObjectKey>) -> bo
     }
     *keys = failed;
     !keys.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use selvedge_model::EntryKind;
+    use selvedge_operator::listwatch::Event as Said;
+    use serde_json::{Value, json};
+    use tokio::sync::watch;
+
+    use super::take_event;
+    use crate::cluster::{Cluster, released};
+    use crate::hub::Hub;
+    use crate::index::{ObjectKey, Resource};
+    use crate::metrics::Metrics;
+
+    fn listed(revision: u64, names: &[&str]) -> Said<Value> {
+        let device = |name: &&str| {
+            let metadata = json!({"namespace": "shop", "name": name, "uid": name, "resourceVersion": "7"});
+            json!({"metadata": metadata, "spec": {"nodeName": "n1"}})
+        };
+        Said::Listed { revision, objects: names.iter().map(device).collect(), undecodable: Vec::new() }
+    }
+
+    #[test]
+    fn a_restore_is_listed_anew_and_takes_nothing_away_until_it_is_accepted() {
+        let (_sender, cluster) = watch::channel(None);
+        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let now = crate::clock::now();
+        for resource in Resource::CORE {
+            take_event(&hub, &resource, listed(10, &[]), now);
+        }
+        take_event(&hub, &Resource::Devices, listed(20, &["a", "b"]), now);
+        assert!(hub.index().is_synced() && hub.removals.tripped().is_empty());
+
+        take_event(&hub, &Resource::Devices, Said::WentBack { seen: 20, now: 15 }, now);
+        assert!(!hub.index().is_synced(), "sessions go on with what is over");
+        assert_eq!(hub.metrics.restores.get(), 1);
+        take_event(&hub, &Resource::Devices, listed(15, &["a"]), now);
+        take_event(&hub, &Resource::Devices, Said::Recent { revision: 15, asked: now }, now);
+        assert!(hub.index().is_synced());
+        assert_eq!(hub.index().reached().revision("devices"), 15);
+        assert_eq!(hub.index().recent(&Resource::Devices, now), Some(15));
+        assert_eq!(hub.index().keys(&Resource::Devices), [ObjectKey::new("shop", "a")]);
+        let held = hub.removals.tripped();
+        assert!(held.contains(&EntryKind::Device) && held.contains(&EntryKind::Workload), "{held:?}");
+
+        let cluster =
+            |epoch| Cluster { id: "c".into(), epoch, ca_pem: String::new(), release: String::new() };
+        released(&hub, &cluster(0), &cluster(1));
+        assert!(hub.removals.tripped().is_empty(), "a new epoch accepts what is gone, too");
+    }
 }

@@ -8,10 +8,12 @@ use selvedge_model::EntryKind;
 use tokio::sync::{Notify, watch};
 
 use crate::cluster::Cluster;
+use crate::faults::Faults;
 use crate::feed::Pokes;
 use crate::index::{Event, Index, ObjectKey, Resource};
 use crate::metrics::Metrics;
 use crate::removals::{Crd, Removals};
+use crate::resyncs::Resyncs;
 use crate::sessions::Sessions;
 use crate::status::Bucket;
 
@@ -22,8 +24,12 @@ pub struct Hub {
     pub removals: Removals,
     /// Sessions of this replica.
     pub sessions: Sessions,
+    /// Turns of full comparisons.
+    pub resyncs: Resyncs,
     /// Counters.
     pub metrics: Metrics,
+    /// What agents do wrong.
+    pub faults: Faults,
     /// The cluster's identity; none until it was read.
     pub cluster: watch::Receiver<Option<Arc<Cluster>>>,
     /// Handles of the list-watch loops.
@@ -48,6 +54,8 @@ impl Hub {
             index: RwLock::default(),
             removals: Removals::default(),
             sessions: Sessions::default(),
+            resyncs: Resyncs::new(&metrics),
+            faults: Faults::new(metrics.bad_input.clone()),
             metrics,
             cluster,
             pokes: Pokes::default(),
@@ -98,7 +106,7 @@ impl Hub {
             return;
         }
         tracing::trace!(%resource, revision, touched = touched.parts.len(), progress, "event");
-        self.sessions.touch(touched.parts, &resource, revision);
+        self.sessions.touch(touched.parts, &resource, revision, now);
     }
 
     /// Applies an event that is wanted only as long as `wanted` says so.
@@ -113,6 +121,21 @@ impl Hub {
     /// Names the cluster in the caches.
     pub fn set_cluster(&self, cluster: &Cluster) {
         self.index.write().unwrap_or_else(PoisonError::into_inner).set_cluster(&cluster.id, cluster.epoch);
+    }
+
+    /// The cluster's epoch is the one that was named last: the request was sent at `asked`.
+    pub fn epoch_read(&self, asked: Instant) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).epoch_read(asked);
+    }
+
+    /// Proof of a restore: what is known of a resource is dropped until it is listed anew. What a restored
+    /// cluster does not have was not deleted by anybody, so removals wait for a release.
+    pub fn went_back(&self, resource: &Resource, now: Instant) {
+        self.metrics.restores.inc();
+        self.apply(Event::WentBack(resource.clone()), now);
+        for kind in [EntryKind::NodeSettings, EntryKind::Workload, EntryKind::Device] {
+            self.removals.announce(kind, usize::MAX / 2, now);
+        }
     }
 
     /// ConfigMaps whose data must be fetched.
@@ -130,6 +153,8 @@ fn about(event: &Event) -> (Resource, u64) {
         Event::Gone { resource, revision, .. }
         | Event::Reached(resource, revision)
         | Event::Listed(resource, revision) => (resource.clone(), *revision),
-        Event::Dropped(resource) => (resource.clone(), 0),
+        Event::Recent { resource, .. } | Event::WentBack(resource) | Event::Dropped(resource) => {
+            (resource.clone(), 0)
+        }
     }
 }

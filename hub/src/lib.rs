@@ -7,21 +7,25 @@
 //! ```
 //!
 //! `index` and `session` are pure: no await, no clock. `removals` stands before everything that would take
-//! something away from a node. `enroll` files certificate requests, `cluster` knows who this cluster is.
+//! something away from a node, `resyncs` before comparisons of whole sets. `enroll` files certificate requests, `cluster` knows who this cluster is.
 
 mod clock;
 pub mod cluster;
 pub mod config;
 mod crd_check;
 pub mod enroll;
+pub mod faults;
 pub mod feed;
 pub mod hub;
 pub mod index;
+mod lag;
 pub mod metrics;
 pub mod removals;
 pub mod replica;
+pub mod resyncs;
 pub mod run;
 pub mod session;
 pub mod sessions;
+mod share;
 pub mod status;
 pub mod transport;

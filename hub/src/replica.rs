@@ -1,4 +1,5 @@
-//! The stream to the EdgeNode controller's leader: sessions up, `Supersede` and `Deny` down (sync rule 9).
+//! The stream to the EdgeNode controller's leader: sessions up, `Supersede`, `Duplicate` and `Deny` down (sync
+//! rule 9).
 //!
 //! The leader's address stands in its Lease. With the controller away sessions go on; only what it says waits.
 //! The token that is sent is of an audience of its own: the API server takes it from nobody (identity rule 4).
@@ -170,6 +171,15 @@ impl Replica {
                 tracing::info!(uid = deny.uid, reason = deny.reason, "the controller shuts a node out");
                 self.hub.sessions.deny(&deny.uid);
                 deny.order
+            }
+            Some(Down::Duplicate(duplicate)) => {
+                tracing::warn!(
+                    uid = duplicate.uid,
+                    "two machines bear the identity of this node and supersede each other"
+                );
+                let until = clock::now() + Duration::from_secs(duplicate.seconds.into());
+                self.hub.sessions.duplicate(&duplicate.uid, until);
+                duplicate.order
             }
             Some(Down::Heartbeat(_)) | None => return Ok(()),
         };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use selvedge_model::EntryKind;
 use selvedge_operator::BoxError;
+use selvedge_operator::client::connect_without_retries;
 use selvedge_operator::process::Process;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -40,7 +42,8 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
     let (cluster_sender, cluster) = watch::channel(None);
     let metrics = Metrics::new(&process.registry)?;
     let client = process.client.clone();
-    let hub = Arc::new(Hub::new(Some(client.clone()), cluster.clone(), metrics));
+    let writer = connect_without_retries().await?;
+    let hub = Arc::new(Hub::new(Some(writer), cluster.clone(), metrics));
     let tls = Arc::new(Tls::default());
     let token = process.tasks.token();
     let (caches, certificate) = (process.gates.gate("caches"), process.gates.gate("certificate"));
@@ -66,6 +69,7 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
         enroll::serving::keep(client, cluster, tls.clone(), certificate, token.clone()),
     );
     tasks.spawn("controller stream", replica.keep(token.clone()));
+    tasks.spawn("event loop", hub.metrics.clone().measure_loop(token.clone()));
     tasks.spawn("measures", measure(hub, token));
     tasks.spawn("agents' door", transport::serve(listener, tls, door));
     tracing::info!(%address, "listens for agents");
@@ -77,6 +81,11 @@ async fn measure(hub: Arc<Hub>, token: CancellationToken) -> Result<(), BoxError
         for (resource, objects) in hub.index().sizes() {
             let objects = i64::try_from(objects).unwrap_or(i64::MAX);
             hub.metrics.index_objects.with_label_values(&[resource]).set(objects);
+        }
+        let tripped = hub.removals.tripped();
+        for kind in [EntryKind::Workload, EntryKind::Device] {
+            let gauge = hub.metrics.removal_guard.with_label_values(&[kind.name()]);
+            gauge.set(i64::from(tripped.contains(&kind)));
         }
         tokio::select! {
             () = sleep(MEASURE) => {}

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use selvedge_model::SessionId;
 use tokio::sync::{Notify, broadcast};
@@ -23,8 +24,12 @@ pub struct Pending {
     pub parts: BTreeSet<Part>,
     /// The events that touched them.
     pub raises: BTreeMap<Resource, u64>,
+    /// When the oldest of them came.
+    pub since: Option<Instant>,
     /// The session must end: a newer one of its node lives.
     pub superseded: bool,
+    /// Two machines bear the node's identity, as far as is known until then.
+    pub duplicate: Option<Instant>,
 }
 
 /// Where a session's work gathers.
@@ -78,6 +83,10 @@ struct Inner {
     /// Newest session known of each uid, kept as long as its EdgeNode.
     newest: HashMap<Arc<str>, SessionId>,
     denied: HashSet<Arc<str>>,
+    /// Uids that two machines bear, and until when that counts.
+    duplicates: HashMap<Arc<str>, Instant>,
+    /// Uids that were paused after a restore, and in which epoch.
+    paused: HashMap<Arc<str>, u64>,
 }
 
 /// See the module.
@@ -115,6 +124,7 @@ impl Sessions {
         inner.newest.insert(seen.uid.clone(), seen.id);
         inner.names.entry(seen.node.clone()).or_default().insert(seen.uid.clone());
         let inbox = Arc::new(Inbox::default());
+        inbox.lock().duplicate = inner.duplicates.get(&seen.uid).copied();
         if let Some(older) =
             inner.live.insert(seen.uid.clone(), Live { seen: seen.clone(), inbox: inbox.clone() })
         {
@@ -144,13 +154,14 @@ impl Sessions {
     }
 
     /// An event touched these parts.
-    pub fn touch(&self, parts: BTreeSet<(Arc<str>, Part)>, resource: &Resource, revision: u64) {
+    pub fn touch(&self, parts: BTreeSet<(Arc<str>, Part)>, resource: &Resource, revision: u64, now: Instant) {
         let inner = self.lock();
         for (node, part) in parts {
             for live in inner.names.get(&node).into_iter().flatten().filter_map(|uid| inner.live.get(uid)) {
                 let mut pending = live.inbox.lock();
                 pending.parts.insert(part.clone());
                 pending.raises.insert(resource.clone(), revision);
+                pending.since.get_or_insert(now);
                 drop(pending);
                 live.inbox.wake.notify_one();
             }
@@ -162,6 +173,37 @@ impl Sessions {
         let inner = self.lock();
         let waiting = inner.live.values().filter(|live| live.inbox.waits.load(Ordering::Relaxed));
         waiting.for_each(|live| live.inbox.wake.notify_one());
+    }
+
+    /// Something holds for all sessions, also for those that wait for nothing.
+    pub fn wake_all(&self) {
+        self.lock().live.values().for_each(|live| live.inbox.wake.notify_one());
+    }
+
+    /// Two machines bear a uid; said again before `until` as long as they do.
+    pub fn duplicate(&self, uid: &str, until: Instant) {
+        let mut inner = self.lock();
+        inner.duplicates.insert(uid.into(), until);
+        if let Some(live) = inner.live.get(uid) {
+            live.inbox.lock().duplicate = Some(until);
+            live.inbox.wake.notify_one();
+        }
+    }
+
+    /// A node was paused in an epoch: its next session is, too, unless a later one accepts the restore.
+    pub fn pause(&self, uid: &Arc<str>, epoch: u64) {
+        self.lock().paused.insert(uid.clone(), epoch);
+    }
+
+    /// A node has what it should have, whatever it has seen.
+    pub fn resume(&self, uid: &str) {
+        self.lock().paused.remove(uid);
+    }
+
+    /// Whether a node was paused in this epoch.
+    #[must_use]
+    pub fn is_paused(&self, uid: &str, epoch: u64) -> bool {
+        self.lock().paused.get(uid).is_some_and(|paused| *paused >= epoch)
     }
 
     /// A newer session lives elsewhere: older ones of its uid end here.
@@ -187,6 +229,10 @@ impl Sessions {
     pub fn forget(&self, uid: &str, gone: bool) {
         let mut inner = self.lock();
         inner.denied.remove(uid);
+        if gone {
+            inner.duplicates.remove(uid);
+            inner.paused.remove(uid);
+        }
         if gone && !inner.live.contains_key(uid) {
             inner.newest.remove(uid);
         }
@@ -225,6 +271,8 @@ fn supersede(inbox: &Inbox) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use selvedge_model::SessionId;
 
     use super::{Seen, Sessions};
@@ -247,5 +295,21 @@ mod tests {
         assert!(!second.take().superseded, "its own news ended it");
         sessions.supersede("u", SessionId { counter: 3, nonce: 0 });
         assert!(second.take().superseded);
+    }
+
+    #[test]
+    fn what_is_known_of_a_node_holds_for_its_next_session_until_it_is_gone() {
+        let sessions = Sessions::default();
+        let until = crate::clock::now() + Duration::from_secs(300);
+        let first = sessions.open(seen(1)).unwrap();
+        sessions.duplicate("u", until);
+        sessions.pause(&"u".into(), 4);
+        assert_eq!(first.take().duplicate, Some(until));
+        assert_eq!(sessions.open(seen(2)).unwrap().take().duplicate, Some(until));
+        assert!(sessions.is_paused("u", 4) && !sessions.is_paused("u", 5), "a new epoch accepts");
+        sessions.forget("u", false);
+        assert!(sessions.is_paused("u", 4));
+        sessions.forget("u", true);
+        assert!(!sessions.is_paused("u", 4) && sessions.open(seen(3)).unwrap().take().duplicate.is_none());
     }
 }

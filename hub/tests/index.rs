@@ -1,5 +1,5 @@
 //! Objects in, the sets of nodes out: each `tests/index/<case>.yaml` beside the text that it makes.
-//! `UPDATE=1 cargo test -p selvedge-hub --test index` writes the texts anew.
+//! `UPDATE_GOLDENS=1 cargo test -p selvedge-hub --test index` writes the texts anew.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -82,7 +82,7 @@ fn sets_are_as_written_down() {
         cases += 1;
         let text = render(&std::fs::read_to_string(&path).unwrap());
         let golden = path.with_extension("txt");
-        if std::env::var_os("UPDATE").is_some() {
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
             std::fs::write(&golden, &text).unwrap();
         }
         let expected = std::fs::read_to_string(&golden).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
 /// All metrics of the webhook, `selvedge_webhook_*`. Clones share them.
@@ -42,11 +43,22 @@ impl Metrics {
             "selvedge_webhook_certificate_not_after_timestamp_seconds",
             "End of the serving certificate, as a Unix time.",
         )?;
-        registry.register(Box::new(reviews.clone()))?;
-        registry.register(Box::new(bad_requests.clone()))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(not_after.clone()))?;
-        Ok(Self { reviews, bad_requests, duration, not_after })
+        let metrics = Self { reviews, bad_requests, duration, not_after };
+        for collector in metrics.collectors() {
+            registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![
+            Box::new(self.reviews.clone()),
+            Box::new(self.bad_requests.clone()),
+            Box::new(self.duration.clone()),
+            Box::new(self.not_after.clone()),
+        ]
     }
 
     pub(crate) fn review(&self, kind: &str, operation: &str, verdict: &str, took: Duration) {

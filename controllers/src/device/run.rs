@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Devices;
 use super::observe::{NodeView, connected, model_name, node_name};
+use crate::metrics::prefix;
 use crate::pace::Pace;
 use crate::raw::Raw;
 
@@ -28,7 +29,7 @@ pub fn run(process: &mut Process) -> Result<(), BoxError> {
         identity: process.identity.clone(),
         annotations: BTreeMap::new(),
     };
-    let metrics = Metrics::new("selvedge_device_controller", &process.registry)?;
+    let metrics = Metrics::new(prefix::DEVICE, &process.registry)?;
     let (client, token) = (process.client.clone(), process.tasks.token());
     process.tasks.spawn("Device controller", async move {
         Ok(lead(client.clone(), election, token.clone(), || work(client, metrics, token)).await?)

@@ -1,5 +1,5 @@
 //! The status of one Device, as far as its controller writes it: `Accepted`, and `Ready` while it is not
-//! the hub's to say.
+//! the hub's to say. `observedGeneration` is the hub's: it says which generation is in force at the edge.
 
 use jiff::Timestamp;
 use selvedge_operator::status::condition;
@@ -14,5 +14,5 @@ pub fn status(plan: &Plan, generation: Option<i64>, now: Timestamp) -> Value {
     let accepted = said("Accepted", &plan.accepted);
     let ready = plan.ready.as_ref().map(|ready| said("Ready", ready));
     let conditions: Vec<_> = [Some(accepted), ready].into_iter().flatten().collect();
-    json!({"observedGeneration": generation, "conditions": conditions})
+    json!({"conditions": conditions})
 }

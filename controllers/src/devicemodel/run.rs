@@ -13,6 +13,7 @@ use selvedge_operator::process::Process;
 use tokio_util::sync::CancellationToken;
 
 use super::{DeviceModels, DeviceView};
+use crate::metrics::prefix;
 use crate::raw::Raw;
 
 /// Adds the controller to `process`.
@@ -26,7 +27,7 @@ pub fn run(process: &mut Process) -> Result<(), BoxError> {
         identity: process.identity.clone(),
         annotations: BTreeMap::new(),
     };
-    let metrics = Metrics::new("selvedge_devicemodel_controller", &process.registry)?;
+    let metrics = Metrics::new(prefix::DEVICEMODEL, &process.registry)?;
     let (client, token) = (process.client.clone(), process.tasks.token());
     process.tasks.spawn("DeviceModel controller", async move {
         Ok(lead(client.clone(), election, token.clone(), || work(client, metrics, token)).await?)

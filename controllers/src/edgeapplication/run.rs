@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::namespaces::{Namespaces, REFERENCES};
 use super::observe::{NodeView, reported};
 use super::{EdgeApplications, MANAGER, apply::APPLICATION_LABEL};
+use crate::metrics::prefix;
 use crate::raw::Raw;
 
 /// Adds the controller to `process`.
@@ -38,8 +39,8 @@ pub fn run(process: &mut Process) -> Result<(), BoxError> {
         client: process.client.clone(),
         namespace: process.namespace.clone(),
         identity: process.identity.clone(),
-        applications: Metrics::new("selvedge_edgeapplication_controller", &process.registry)?,
-        namespaces: Metrics::new("selvedge_edgeapplication_controller_namespace", &process.registry)?,
+        applications: Metrics::new(prefix::EDGEAPPLICATION, &process.registry)?,
+        namespaces: Metrics::new(prefix::NAMESPACE, &process.registry)?,
     };
     let (client, token) = (process.client.clone(), process.tasks.token());
     process.tasks.spawn("EdgeApplication controller", async move {

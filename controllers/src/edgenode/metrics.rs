@@ -1,10 +1,10 @@
 //! `selvedge_edgenode_controller_…` beyond what every controller counts: sessions and their replicas.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
+use prometheus::IntGauge;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGauge, Registry};
 
 use super::sessions::{Sessions, Switchboard};
 
@@ -16,17 +16,17 @@ struct SessionMetrics {
     switchboard: Weak<Switchboard>,
 }
 
-/// Registers the metrics of `switchboard`.
+/// The metrics of `switchboard`.
 ///
 /// # Errors
-/// When they are registered already.
-pub fn register(registry: &Registry, switchboard: &Arc<Switchboard>) -> Result<(), prometheus::Error> {
+/// Never: their names are names.
+pub fn collector(switchboard: Weak<Switchboard>) -> Result<Box<dyn Collector>, prometheus::Error> {
     let gauge = |name: &str, help: &str| IntGauge::new(format!("selvedge_edgenode_controller_{name}"), help);
-    registry.register(Box::new(SessionMetrics {
+    Ok(Box::new(SessionMetrics {
         connected: gauge("nodes_connected", "EdgeNodes with a session at some hub replica.")?,
         joined: gauge("nodes_joined", "EdgeNodes that a machine has joined.")?,
         replicas: gauge("hub_replicas", "Hub replicas with a stream to this controller.")?,
-        switchboard: Arc::downgrade(switchboard),
+        switchboard,
     }))
 }
 

@@ -13,7 +13,7 @@
 mod apply;
 pub mod authority;
 mod cluster;
-mod metrics;
+pub(crate) mod metrics;
 mod observe;
 mod plan;
 pub mod record;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::sessions::{Server, Sessions, Switchboard};
 use super::signer::{AGENT_SIGNER, HUB_SIGNER, Signer};
 use super::{EdgeNodes, MANAGER, apply::NODE_LABEL, cluster, metrics};
+use crate::metrics::prefix;
 use crate::pace::Pace;
 use crate::raw::Raw;
 
@@ -73,9 +74,9 @@ pub fn run(process: &mut Process, settings: Settings) -> Result<(), BoxError> {
         client: process.client.clone(),
         namespace: process.namespace.clone(),
         identity: process.identity.clone(),
-        nodes: Metrics::new("selvedge_edgenode_controller", &process.registry)?,
-        signer: Metrics::new("selvedge_edgenode_controller_signer", &process.registry)?,
-        hub_signer: Metrics::new("selvedge_edgenode_controller_hub_signer", &process.registry)?,
+        nodes: Metrics::new(prefix::EDGENODE, &process.registry)?,
+        signer: Metrics::new(prefix::SIGNER, &process.registry)?,
+        hub_signer: Metrics::new(prefix::HUB_SIGNER, &process.registry)?,
         registry: process.registry.clone(),
         settings,
     };
@@ -104,7 +105,7 @@ impl Leader {
         let events = Arc::new(Events::new(client.clone(), MANAGER, &self.identity));
         let (trigger, triggered) = mpsc::channel(TRIGGERS);
         let switchboard = Arc::new(Switchboard::new(Sessions::new(clock::now()), trigger));
-        metrics::register(&self.registry, &switchboard)?;
+        self.registry.register(metrics::collector(Arc::downgrade(&switchboard))?)?;
 
         let nodes = Arc::new(EdgeNodes {
             nodes: Api::all(client.clone()),

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::configmap::Version;
 use super::node::unknown_node;
-use super::{Body, Index, Node, ObjectKey, Present, Reason, Slot, Slots, Touched, raw, workload_entry};
+use super::{Body, Index, Node, ObjectKey, Part, Present, Reason, Slot, Slots, Touched, raw, workload_entry};
 
 /// Revisions on which a late node stays, by application.
 pub type Pins = BTreeMap<ObjectKey, Arc<str>>;
@@ -98,6 +98,10 @@ impl Revision {
         self.fault.is_none() && self.selector.matches(&node.labels)
     }
 
+    fn deselects(&self, node: &Node) -> bool {
+        self.fault.is_none() && !self.selector.matches(&node.labels)
+    }
+
     pub(super) fn names(&self, config_map: &str) -> bool {
         self.config_maps.contains_key(config_map)
     }
@@ -137,14 +141,11 @@ impl Index {
                 if before == after {
                     continue;
                 }
-                touched.parts.insert((name.clone(), super::Part::Workloads));
-                let selected = |app: &Option<Application>| {
-                    let revision = app.as_ref()?.target(node)?;
-                    Some(self.revision(&key, revision)?.selects(node))
-                };
-                touched.unselected += usize::from(
-                    selected(&old) == Some(true) && (new.is_none() || selected(&new) == Some(false)),
-                );
+                touched.parts.insert((name.clone(), Part::Workloads));
+                let revision = |app: &Option<Application>| self.revision(&key, app.as_ref()?.target(node)?);
+                let was = revision(&old).is_some_and(|revision| revision.selects(node));
+                let left = new.is_none() || revision(&new).is_some_and(|revision| revision.deselects(node));
+                touched.unselected += usize::from(was && left);
             }
         }
         if let Some(new) = new {
@@ -174,18 +175,30 @@ impl Index {
             revision.iter().flat_map(|revision| revision.config_maps.keys().cloned()).collect()
         };
         let named: BTreeSet<_> = names(&old).into_iter().chain(names(&new)).collect();
-        let application =
-            new.as_ref().or(old.as_ref()).map(|revision| revision.application.clone()).unwrap_or_default();
-        let owner = ObjectKey { namespace: key.namespace.clone(), name: (*application).into() };
+        let mut touched = Touched::default();
+        for owner in [&old, &new].into_iter().flatten().map(|revision| revision.application.clone()) {
+            let owner = ObjectKey { namespace: key.namespace.clone(), name: (*owner).into() };
+            let Some(application) = self.applications.get(&owner) else { continue };
+            for (name, node) in
+                self.nodes.iter().filter(|(_, node)| application.target(node) == Some(&*key.name))
+            {
+                touched.parts.insert((name.clone(), Part::Workloads));
+                let left = old
+                    .as_ref()
+                    .is_some_and(|old| *old.application == *owner.name && old.selects(node))
+                    && new.as_ref().is_some_and(|new| *new.application == *owner.name && new.deselects(node));
+                touched.unselected += usize::from(left);
+            }
+        }
+        let pinned = self.pinned.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        touched.parts.extend(pinned.into_iter().flatten().map(|node| (node, Part::Workloads)));
         if let Some(new) = new {
             self.revisions.insert(key.clone(), new);
         }
         for name in named {
             self.want_config_map(&ObjectKey { namespace: key.namespace.clone(), name: name.as_str().into() });
         }
-        let Some(application) = self.applications.get(&owner) else { return Touched::default() };
-        let parts = self.touch_workloads(|node| application.target(node) == Some(&*key.name)).collect();
-        Touched { parts, unselected: 0 }
+        touched
     }
 
     fn revision(&self, application: &ObjectKey, name: &str) -> Option<&Revision> {
@@ -194,16 +207,23 @@ impl Index {
             .filter(|revision| *revision.application == *application.name)
     }
 
-    /// How many applications select a node now.
-    pub(super) fn selected_count(&self, node: &str) -> usize {
-        let Some(node) = self.nodes.get(node) else { return 0 };
-        let selects = |(key, application): &(&ObjectKey, &Application)| {
-            application
-                .target(node)
-                .and_then(|name| self.revision(key, name))
-                .is_some_and(|r| r.selects(node))
+    fn target_of(&self, node: &str, application: &ObjectKey) -> Option<(&Node, &Revision)> {
+        let node = self.nodes.get(node)?;
+        let target = self.applications.get(application)?.target(node)?;
+        Some((node, self.revision(application, target)?))
+    }
+
+    /// The applications that select a node now.
+    pub(super) fn selected(&self, node: &str) -> Vec<ObjectKey> {
+        let selects = |key: &&ObjectKey| {
+            self.target_of(node, key).is_some_and(|(node, revision)| revision.selects(node))
         };
-        self.applications.iter().filter(selects).count()
+        self.applications.keys().filter(selects).cloned().collect()
+    }
+
+    /// Whether an application is known not to select a node now.
+    pub(super) fn deselects(&self, node: &str, application: &ObjectKey) -> bool {
+        self.target_of(node, application).is_some_and(|(node, revision)| revision.deselects(node))
     }
 
     /// All workloads of a node and the ConfigMaps that they name. An application without rollout state, or
@@ -273,6 +293,9 @@ impl Index {
             unresolved(format!("EdgeApplication {key} has no rollout state for this node yet"))
         })?;
         let name = pins.get(key).filter(|_| !application.admits(node)).map_or(target, |pinned| pinned);
+        if name != target {
+            self.remember_pin(node_name, ObjectKey { namespace: key.namespace.clone(), name: name.into() });
+        }
         let revision = self.revision(key, name).ok_or_else(|| {
             unresolved(format!("ControllerRevision {}/{name} does not exist", key.namespace))
         })?;
@@ -295,6 +318,16 @@ impl Index {
         let body = self.workload_body(name, revision, node, references);
         let (uid, source_revision) = (application.uid.clone(), application.revision);
         Ok(Some((Present { body, uid, source_revision, revision: name.into() }, versions)))
+    }
+
+    /// A late node was resolved with this revision, so what becomes of it touches the node, too.
+    fn remember_pin(&self, node: &str, revision: ObjectKey) {
+        let Some((node, _)) = self.nodes.get_key_value(node) else { return };
+        let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = pinned.entry(revision).or_default();
+        if !nodes.contains(node) {
+            nodes.insert(node.clone());
+        }
     }
 
     fn references(

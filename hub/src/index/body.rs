@@ -48,7 +48,8 @@ impl Bodies {
             kept.by_hash.retain(|_, body| body.strong_count() > 0);
             kept.sweep_at = FIRST_SWEEP.max(kept.by_hash.len() * 2);
         }
-        let body = Arc::new(Body { hash, bytes: bytes.into() });
+        // Without the room to grow that the vector was left with: a body is kept for long.
+        let body = Arc::new(Body { hash, bytes: bytes.into_boxed_slice().into() });
         kept.by_hash.insert(hash, Arc::downgrade(&body));
         body
     }

@@ -32,7 +32,7 @@ pub struct Model {
 pub struct Device {
     pub(super) node: Arc<str>,
     pub(super) uid: Arc<str>,
-    revision: u64,
+    pub(super) revision: u64,
     generation: i64,
     model: ObjectKey,
     /// protocol, properties and desired of its spec, as compact JSON: for when the model changes.
@@ -86,7 +86,10 @@ impl Index {
                 namespace: key.namespace.clone(),
                 name: raw::text(&spec, "/modelRef/name").unwrap_or("").into(),
             };
-            let node = raw::text(&spec, "/nodeName").unwrap_or("").into();
+            let model = self.modelled.get_key_value(&model).map_or(model, |(known, _)| known.clone());
+            let node = raw::text(&spec, "/nodeName").unwrap_or("");
+            let node =
+                self.placed.get_key_value(node).map_or_else(|| node.into(), |(known, _)| known.clone());
             let fields = ["protocol", "properties", "desired"];
             let kept = fields
                 .into_iter()
@@ -101,11 +104,11 @@ impl Index {
                 resolved: self.resolve_device(&model, &spec),
                 model,
                 spec,
-                ready: raw::condition(&object, "Ready", "True"),
-                overwritten: raw::condition(&object, "Ready", "Unknown"),
-                applied: raw::condition(&object, "Synced", "True")
-                    && object.pointer("/status/observedGeneration").and_then(Value::as_i64)
-                        == Some(raw::generation(&object)),
+                ready: raw::is(&object, "Ready", "True"),
+                overwritten: raw::is(&object, "Ready", "Unknown"),
+                applied: raw::condition(&object, "Synced").is_some_and(|synced| {
+                    synced["status"] == "True" && synced["observedGeneration"] == raw::generation(&object)
+                }),
             }
         });
         let old = self.devices.remove(&key);
@@ -132,6 +135,8 @@ impl Index {
             }
         }
         if let Some(new) = new {
+            // One allocation for the names that many devices share: see `new`.
+            let key = ObjectKey { namespace: new.model.namespace.clone(), name: key.name };
             self.placed.entry(new.node.clone()).or_default().insert(key.clone());
             self.modelled.entry(new.model.clone()).or_default().insert(key.clone());
             self.devices.insert(key, new);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -98,7 +99,19 @@ pub enum Event {
     Reached(Resource, u64),
     /// All objects of the resource were listed, at this revision.
     Listed(Resource, u64),
-    /// A ConfigMap namespace is not followed any more.
+    /// The most recent revision of the resource.
+    Recent {
+        /// Of which.
+        resource: Resource,
+        /// The revision.
+        revision: u64,
+        /// When it was asked for.
+        asked: Instant,
+    },
+    /// Proof of a restore: what is held of the resource is of a history that is over. Until it is listed anew
+    /// nothing is known of it.
+    WentBack(Resource),
+    /// The cache of the resource is of no one revision until it is listed (again), or not followed any more.
     Dropped(Resource),
 }
 

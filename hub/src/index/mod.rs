@@ -14,10 +14,11 @@ mod event;
 mod namespace;
 mod node;
 mod raw;
+mod recent;
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use selvedge_model::{EntryKey, EntryKind, Watermark};
 use serde_json::Value;
@@ -31,6 +32,8 @@ pub use device::DeviceStands;
 use device::{Device, Model};
 pub use event::{Event, ObjectKey, Part, Resource, Touched};
 pub use node::Node;
+pub use recent::ACCEPT_ANNOTATION;
+use recent::Recent;
 pub use slot::{Held, Present, Reason, Slot};
 
 /// Slots of a node by key; absent keys are left out.
@@ -51,10 +54,14 @@ pub struct Index {
     /// Devices by model.
     modelled: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     config_maps: HashMap<Arc<str>, ConfigMaps>,
+    /// Late nodes by the revision that they were resolved with, as their sessions asked. One that is not late
+    /// any more is touched once for nothing.
+    pinned: Mutex<BTreeMap<ObjectKey, BTreeSet<Arc<str>>>>,
     /// ConfigMaps that are named but whose data was dropped when they were decoded.
     unfetched: BTreeSet<ObjectKey>,
     listed: BTreeSet<Resource>,
     reached: Watermark,
+    recent: Recent,
     bodies: Bodies,
 }
 
@@ -86,6 +93,14 @@ impl Index {
                     Resource::ConfigMaps(namespace) => self.config_maps_listed(&namespace, true),
                     _ => Touched::default(),
                 }
+            }
+            Event::Recent { resource, revision, asked } => {
+                self.recent.said(resource, revision, asked);
+                Touched::default()
+            }
+            Event::WentBack(resource) => {
+                self.recent.went_back();
+                self.apply(Event::Dropped(resource))
             }
             Event::Dropped(resource) => {
                 self.listed.remove(&resource);
@@ -217,6 +232,19 @@ impl Index {
             }
             Resource::Devices => self.devices.get(key).map(|device| device.uid.clone()),
             _ => None,
+        }
+    }
+
+    /// resourceVersion of the EdgeNode or Device of an entry, as last seen.
+    #[must_use]
+    pub fn source_revision(&self, node: &str, key: &EntryKey) -> Option<u64> {
+        match key.kind {
+            EntryKind::NodeSettings => self.nodes.get(node).map(|node| node.revision),
+            EntryKind::Device => {
+                let device = self.devices.get(&ObjectKey::new(&key.namespace, &key.name));
+                device.map(|device| device.revision)
+            }
+            EntryKind::Workload | EntryKind::ConfigMap | EntryKind::Secret => None,
         }
     }
 

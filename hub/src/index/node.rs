@@ -7,7 +7,7 @@ use selvedge_crds::JOIN_ANNOTATION;
 use selvedge_model::SessionId;
 use serde_json::{Value, json};
 
-use super::{Body, Index, Part, Present, Reason, Slot, Touched, raw};
+use super::{ACCEPT_ANNOTATION, Body, Index, Part, Present, Reason, Slot, Touched, raw};
 
 /// An EdgeNode, compact.
 #[derive(Debug)]
@@ -20,10 +20,12 @@ pub struct Node {
     pub join: Option<Box<str>>,
     /// The session of status.fence: none older is admitted (sync rule 9).
     pub fence: Option<SessionId>,
+    /// The epoch that the annotation `selvedge.dev/accept-restore` names; 0: none.
+    pub accepts: u64,
     /// The controller says that it has a session. Its word on `Ready` holds only while it has none.
     pub(super) connected: bool,
     pub(super) labels: BTreeMap<String, String>,
-    revision: u64,
+    pub(super) revision: u64,
     settings: Arc<Body>,
 }
 
@@ -42,23 +44,28 @@ impl Index {
                 .and_then(|annotations| annotations.get(JOIN_ANNOTATION)?.as_str())
                 .map(Into::into),
             fence: raw::text(&object, "/status/fence/session").and_then(|session| session.parse().ok()),
-            connected: raw::condition(&object, "Connected", "True"),
+            connected: raw::is(&object, "Connected", "True"),
+            accepts: object
+                .pointer("/metadata/annotations")
+                .and_then(|annotations| annotations.get(ACCEPT_ANNOTATION)?.as_str()?.trim().parse().ok())
+                .unwrap_or(0),
             revision: raw::revision(&object),
             settings: self.bodies.of(&json!({ "labels": labels })),
             labels,
         };
+        let accepts = self.nodes.get(&name).is_some_and(|old| old.accepts != node.accepts);
         let same = self
             .nodes
             .get(&name)
             .is_some_and(|old| old.uid == node.uid && old.denied == node.denied && old.labels == node.labels);
-        let overwritten = node.connected && raw::condition(&object, "Ready", "Unknown");
+        let overwritten = node.connected && raw::is(&object, "Ready", "Unknown");
         let back = node.connected && self.nodes.get(&name).is_some_and(|old| !old.connected);
-        let before = if same { 0 } else { self.selected_count(&name) };
+        let before = if same { Vec::new() } else { self.selected(&name) };
         self.nodes.insert(name.clone(), node);
         if same {
             // What was said of an offline node must be said anew, though nothing is to be delivered.
             let mut touched = Touched::default();
-            if overwritten {
+            if overwritten || accepts {
                 touched.parts.insert((name.clone(), Part::Settings));
             }
             if back {
@@ -67,7 +74,7 @@ impl Index {
             return touched;
         }
         let mut touched = self.touch_all(&name);
-        touched.unselected = before.saturating_sub(self.selected_count(&name));
+        touched.unselected = before.iter().filter(|application| self.deselects(&name, application)).count();
         touched
     }
 

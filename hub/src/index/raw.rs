@@ -45,11 +45,13 @@ pub fn take(object: &mut Value, pointer: &str) -> Value {
     object.pointer_mut(pointer).map(Value::take).unwrap_or_default()
 }
 
-/// Whether a condition of the object's status has this status.
-pub fn condition(object: &Value, condition_type: &str, status: &str) -> bool {
+/// The condition of a type in the object's status.
+pub fn condition<'a>(object: &'a Value, condition_type: &str) -> Option<&'a Value> {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|condition| {
-        condition.get("type").and_then(Value::as_str) == Some(condition_type)
-            && condition.get("status").and_then(Value::as_str) == Some(status)
-    })
+    conditions.into_iter().flatten().find(|condition| condition["type"] == condition_type)
+}
+
+/// Whether a condition of the object's status has this status.
+pub fn is(object: &Value, condition_type: &str, status: &str) -> bool {
+    condition(object, condition_type).is_some_and(|condition| condition["status"] == status)
 }

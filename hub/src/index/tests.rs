@@ -1,5 +1,6 @@
-//! The index after any sequence of events is the one that is built from what is left; and an event touches
-//! every node that it changes.
+//! A small world for tests of index and session, and what touches nobody.
+
+mod sequences;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Event, Index, ObjectKey, Part, Pins, Resource, Slot};
+use super::{Event, Index, ObjectKey, Part, Resource, Slot};
 
 /// Which object of a small world changes, and to what; `None`: it goes.
 #[derive(Clone, Debug)]
@@ -145,54 +146,8 @@ pub(crate) fn note(objects: &mut Objects, change: &Change, revision: u64) {
     };
 }
 
-/// What is desired where, without revisions: those may move without touching anybody.
-fn meaning(index: &Index) -> BTreeMap<(&'static str, String), String> {
-    let mut out = BTreeMap::new();
-    for node in NODES {
-        for (key, slot) in index.set(node, &Pins::new()) {
-            let text = match slot {
-                Slot::Present(present) => {
-                    format!("{:?} {} {}", present.body.hash, present.uid, present.revision)
-                }
-                Slot::Absent => "absent".into(),
-                Slot::Held(held) => format!("{held:?}"),
-            };
-            out.insert((node, key.to_string()), text);
-        }
-    }
-    out
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn any_sequence_is_a_rebuild_from_scratch(changes in proptest::collection::vec(changes(), 1..60)) {
-        let mut objects = Objects::new();
-        let mut index = listed();
-        for (revision, change) in (2..).zip(&changes) {
-            let before = meaning(&index);
-            let mut touched = index.apply(event(change, revision)).parts;
-            note(&mut objects, change, revision);
-            touched.extend(fetch(&mut index, &objects));
-            let after = meaning(&index);
-            for (place, text) in before.iter().chain(&after) {
-                if before.get(place) != after.get(place) {
-                    let (node, key) = place;
-                    prop_assert!(
-                        touched.iter().any(|(touched, part)| **touched == **node && names(part, key)),
-                        "{change:?} changed {key} of {node} ({text}) and touched {touched:?}"
-                    );
-                }
-            }
-        }
-        let mut rebuilt = listed();
-        for ((resource, _), object) in objects.iter().rev() {
-            rebuilt.apply(Event::Applied(resource.clone(), object.clone()));
-        }
-        fetch(&mut rebuilt, &objects);
-        prop_assert_eq!(meaning(&index), meaning(&rebuilt));
-    }
 
     #[test]
     fn what_changes_no_meaning_touches_nobody(changes in proptest::collection::vec(changes(), 1..40)) {

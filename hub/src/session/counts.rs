@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use selvedge_model::{ContentHash, EntryKey, EntryKind};
 
-use super::{Session, State, View};
+use super::{MAX_RESYNCS, Session, State, View};
 use crate::index::{Held, Slot};
 
 /// One entry of the node's set.
@@ -30,8 +30,13 @@ pub enum Sync {
     Ok,
     /// Digests do not come to match.
     DigestMismatch,
-    /// The agent's set is newer than what this hub has read.
-    AheadOfCluster,
+    /// This hub has not read yet what the agent has seen.
+    CatchingUp,
+    /// The agent has seen more than there is: the cluster was restored.
+    AheadOfCluster {
+        /// The epoch that accepts it.
+        accept: u64,
+    },
     /// Removals wait: why, in CamelCase.
     RemovalsHeld(&'static str),
     /// Something is on the way.
@@ -84,12 +89,38 @@ impl Session {
     fn sync(&self) -> Sync {
         match &self.state {
             State::Mismatch { .. } => Sync::DigestMismatch,
-            State::Behind { .. } => Sync::AheadOfCluster,
+            State::Behind { .. } => Sync::CatchingUp,
+            State::Paused => Sync::AheadOfCluster { accept: self.next_epoch() },
+            State::Draining => Sync::Delivering,
+            // Nothing was answered since.
+            _ if self.resyncs > MAX_RESYNCS => Sync::DigestMismatch,
             State::Live if self.dirty.is_empty() && self.in_flight.is_none() => {
                 self.kept.values().next().map_or(Sync::Ok, |reason| Sync::RemovalsHeld(reason))
             }
-            State::Waiting { .. } | State::Comparing(_) | State::Live | State::Draining => Sync::Delivering,
+            State::Waiting { .. } | State::Queued { .. } | State::Comparing(_) | State::Live => {
+                Sync::Delivering
+            }
         }
+    }
+
+    /// What stands in the way and does not pass by itself in a moment.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Sync> {
+        Some(self.sync()).filter(|sync| {
+            matches!(sync, Sync::CatchingUp | Sync::DigestMismatch | Sync::AheadOfCluster { .. })
+        })
+    }
+
+    /// How many parts of the set are to be looked at or to be sent.
+    #[must_use]
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// How many removals of a kind wait.
+    #[must_use]
+    pub fn held_back(&self, kind: EntryKind) -> usize {
+        self.kept.keys().filter(|key| key.kind == kind).count()
     }
 
     /// How many entries of a kind the agent has.

@@ -23,6 +23,7 @@ pub(super) struct InFlight {
     /// What its dirty parts were; offered again on Retry.
     pub parts: BTreeSet<Part>,
     pub compared: bool,
+    bytes: usize,
     target: Digest,
     rows: Vec<(EntryKey, Option<Answered>)>,
     watermark: Option<Watermark>,
@@ -89,8 +90,9 @@ impl Session {
             return;
         }
         if self.is_behind(view.index) {
-            return;
+            return self.catch_up(view, out);
         }
+        self.poked = None;
         self.retry_at = None;
         let mut draft = Draft {
             removes: Vec::new(),
@@ -131,6 +133,7 @@ impl Session {
             until: view.now + ANSWER_TIMEOUT,
             parts,
             compared,
+            bytes: draft.bytes,
             target: draft.target,
             rows: draft.rows,
             watermark,
@@ -141,12 +144,13 @@ impl Session {
     fn settled(&mut self, out: &mut Vec<Output>) {
         self.raises.clear();
         self.compared = false;
+        self.allowance = 0;
         if std::mem::take(&mut self.announce) {
             out.push(Output::Send(ToAgent::InSync(wire::InSync {})));
         }
     }
 
-    pub(super) fn acked(&mut self, ack: wire::Ack) {
+    pub(super) fn acked(&mut self, ack: wire::Ack, now: Instant) {
         let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == ack.nonce) else { return };
         for (key, row) in delta.rows {
             self.refused.remove(&key);
@@ -171,12 +175,16 @@ impl Session {
         }
         self.digest = delta.target;
         self.resyncs = 0;
+        // Whatever else changes meanwhile, a turn ends with what it was given for.
+        self.allowance = self.allowance.saturating_sub(delta.bytes as u64);
         if let Some(watermark) = delta.watermark {
             self.watermark = watermark;
+            self.marked = now;
             self.announce = false;
             if self.dirty.is_empty() {
                 self.raises.clear();
                 self.compared = false;
+                self.allowance = 0;
             }
         }
     }
@@ -285,7 +293,10 @@ impl Session {
         self.pins.retain(|application, revision| {
             !index.admits(node, application) && index.target(node, application) != Some(&**revision)
         });
-        let workloads = self.answered.iter().filter(|(key, _)| key.kind == EntryKind::Workload);
+        // What is on its way was passed, too.
+        let sent = self.in_flight.iter().flat_map(|delta| &delta.rows);
+        let sent = sent.filter_map(|(key, row)| Some((key, row.as_ref()?)));
+        let workloads = self.answered.iter().chain(sent).filter(|(key, _)| key.kind == EntryKind::Workload);
         for (key, answered) in workloads.filter(|(_, answered)| !answered.revision.is_empty()) {
             let application = ObjectKey::new(&key.namespace, &key.name);
             if index.target(node, &application).is_none() {
@@ -323,11 +334,8 @@ impl Session {
     }
 
     fn raised(&self, view: View<'_>) -> Watermark {
-        let reached = view.index.reached();
-        let mut watermark =
-            if reached.epoch > self.watermark.epoch { Watermark::default() } else { self.watermark.clone() };
-        watermark.cluster_id.clone_from(&reached.cluster_id);
-        watermark.epoch = reached.epoch;
+        let mut watermark = self.watermark.clone();
+        watermark.cluster_id.clone_from(&view.index.reached().cluster_id);
         for (resource, revision) in &self.raises {
             watermark.raise(&resource.to_string(), *revision);
         }
@@ -341,6 +349,15 @@ pub(super) fn row(key: &EntryKey, slot: &Slot) -> Option<Answered> {
         Slot::Present(present) => Some(answered(key, present)),
         Slot::Absent | Slot::Held(_) => None,
     }
+}
+
+/// What a slot costs when it goes over the wire.
+pub(super) fn weight(slot: &Slot) -> u64 {
+    let body = match slot {
+        Slot::Present(present) => present.body.bytes.len(),
+        Slot::Absent | Slot::Held(_) => 0,
+    };
+    (ENTRY_OVERHEAD + body) as u64
 }
 
 /// Whether something will be known soon that is not known yet.

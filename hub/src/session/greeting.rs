@@ -1,5 +1,7 @@
 //! The first word: whether a Hello begins a session (sync rules 5 and 9).
 
+use std::collections::BTreeMap;
+
 use selvedge_model::{Digest, SessionId, Watermark};
 use selvedge_protocol::agent::{self as wire, refused::Code};
 use selvedge_protocol::{HEARTBEAT, MAX_FRAME_BYTES, convert, negotiate};
@@ -18,7 +20,7 @@ pub struct Admission<'a> {
     pub denied: bool,
     /// This cluster and its epoch.
     pub cluster_id: &'a str,
-    /// See `cluster_id`.
+    /// Of the cluster; the node's annotation may name a higher one.
     pub epoch: u64,
     /// Unix milliseconds.
     pub unix_ms: i64,
@@ -31,8 +33,10 @@ pub struct Greeted {
     pub session: SessionId,
     /// Digest of the answered set.
     pub digest: Digest,
-    /// How new that is.
+    /// How new that is: empty when the agent comes from an older epoch.
     pub watermark: Watermark,
+    /// In which epoch it is welcomed.
+    pub epoch: u64,
     /// So often it was sent on in a row.
     pub redirects: u32,
 }
@@ -88,14 +92,19 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
         return Err(wire::Refused { newest: Some(newest.into()), ..refuse(Code::Stale, message, 0) });
     }
     let digest = convert::digest("digest", &hello.digest).map_err(|_| malformed("digest"))?;
-    let watermark: Watermark = hello.watermark.map(Into::into).unwrap_or_default();
+    let mut watermark: Watermark = hello.watermark.map(Into::into).unwrap_or_default();
+    let epoch = who.epoch.max(node.accepts);
+    if watermark.epoch < epoch {
+        // As the agent does on this Welcome: revisions of two epochs are not compared.
+        watermark = Watermark { epoch, revisions: BTreeMap::new(), ..watermark };
+    }
     let welcome = wire::Welcome {
         protocol,
         cluster_id: who.cluster_id.to_owned(),
-        epoch: who.epoch,
+        epoch,
         unix_ms: who.unix_ms,
         heartbeat_ms: HEARTBEAT.as_millis() as u64,
         max_frame_bytes: MAX_FRAME_BYTES as u64,
     };
-    Ok((Greeted { session, digest, watermark, redirects: hello.redirects }, welcome))
+    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects }, welcome))
 }

@@ -1,4 +1,4 @@
-//! One session with one agent, as a state machine without IO (sync rules 4 to 7, 11).
+//! One session with one agent, as a state machine without IO (sync rules 4 to 8, 11).
 //!
 //! In: messages of the agent, parts of the node's set that were touched, permission of time. Out: messages
 //! to the agent, reports to be written, and why the session ends. It holds what the agent has answered and
@@ -7,7 +7,8 @@
 //! ```text
 //!  Waiting ─ digests equal ─► Live ─ touched ─► Delta ─ Ack ─► Live
 //!     │                        ▲                  └ Resync ─► Comparing
-//!     └ differ ─► Behind? ─► Comparing (rows, or bucket digests and then rows)
+//!     └ differ ─► Behind? ─► Queued ─► Comparing (rows, or bucket digests and then rows)
+//!  any ─ proof of a restore ─► Paused ─ new epoch ─► closed, to be welcomed in it
 //!  any ─► Draining (finish what is in flight) ─► closed
 //! ```
 
@@ -16,15 +17,16 @@ mod counts;
 mod delta;
 pub mod greeting;
 mod report;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use selvedge_model::{ContentHash, Digest, EntryKey, RowHash, SessionId, Watermark};
-use selvedge_protocol::ANSWER_TIMEOUT;
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent, to_hub::Message as ToHub};
 
+use crate::faults::Fault;
 use crate::index::{Index, Part, Pins, Resource, Slots};
 use crate::removals::Gate;
 use compare::Comparing;
@@ -68,6 +70,10 @@ pub enum Output {
     Poke(Vec<Resource>),
     /// Counted: the agent asked to compare again.
     Resynced,
+    /// A comparison of a set of about so many bytes waits for its turn: see [`Session::admitted`].
+    Admit(u64),
+    /// The agent sent what it should not: counted, and the session goes on.
+    Fault(Fault),
     /// The session ends.
     Close(Closed),
 }
@@ -83,8 +89,10 @@ pub enum Closed {
     NotReady,
     /// Drained.
     Drained,
-    /// The agent said what this protocol does not know.
-    BadFrame,
+    /// A new epoch began, which the agent hears in its next Welcome.
+    NewEpoch,
+    /// The agent is broken.
+    Broken(Fault),
 }
 
 /// One entry as the agent has answered it.
@@ -115,12 +123,18 @@ enum State {
     Behind {
         until: Instant,
     },
+    /// The comparison of so many bytes waits for its turn among the sessions of this replica.
+    Queued {
+        bytes: u64,
+    },
     Comparing(Comparing),
     /// Digests do not come to match: another try later.
     Mismatch {
         until: Instant,
     },
     Live,
+    /// The agent has seen more than there is: a restore. Reports are taken, nothing is sent.
+    Paused,
     Draining,
 }
 
@@ -131,10 +145,20 @@ pub struct Session {
     uid: Arc<str>,
     id: SessionId,
     redirects: u32,
+    /// In which the agent was welcomed.
+    epoch: u64,
+    began: Instant,
+    paused_before: bool,
     state: State,
     /// Of the agent, as last answered.
     digest: Digest,
     watermark: Watermark,
+    /// When the watermark became what it is: what is asked later is not older.
+    marked: Instant,
+    /// Proofs of a restore that what was answered has been compared since.
+    restores: u64,
+    /// When the caches were last asked to catch up.
+    poked: Option<Instant>,
     answered: BTreeMap<EntryKey, Answered>,
     refused: BTreeMap<EntryKey, Refusal>,
     /// Removals that the gate holds back.
@@ -152,6 +176,8 @@ pub struct Session {
     in_flight: Option<InFlight>,
     retry_at: Option<Instant>,
     resyncs: u32,
+    /// Bytes that may still be sent of a comparison; 0: it has ended.
+    allowance: u64,
     nonce: u64,
     /// Reports on keys that may be in the set as newer replicas know it.
     waiting_reports: BTreeMap<EntryKey, wire::EntryReport>,
@@ -166,9 +192,15 @@ impl Session {
             uid,
             id: hello.session,
             redirects: hello.redirects,
+            epoch: hello.epoch,
+            began: now,
+            paused_before: false,
             state: State::Waiting { until: now + KNOWN_WITHIN },
             digest: hello.digest,
             watermark: hello.watermark,
+            marked: now,
+            restores: 0,
+            poked: None,
             answered: BTreeMap::new(),
             refused: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -181,6 +213,7 @@ impl Session {
             in_flight: None,
             retry_at: None,
             resyncs: 0,
+            allowance: 0,
             // Unique within the session is enough: the agent drops deltas of other sessions.
             nonce: 0,
             waiting_reports: BTreeMap::new(),
@@ -208,18 +241,33 @@ impl Session {
     /// A message of the agent.
     pub fn receive(&mut self, message: ToHub, view: View<'_>) -> Vec<Output> {
         let mut out = Vec::new();
+        if self.answers_nothing(&message) {
+            // Also when an answer comes late; what was asked then was asked again.
+            out.push(Output::Fault(Fault::ForeignNonce));
+        }
         match message {
             ToHub::Inventory(inventory) => self.inventory(inventory, view, &mut out),
-            ToHub::Ack(ack) => self.acked(ack),
+            ToHub::Ack(ack) => self.acked(ack, view.now),
             ToHub::Retry(retry) => self.retried(&retry, view.now),
-            ToHub::Resync(resync) => self.resync(&resync, view.now, &mut out),
+            ToHub::Resync(resync) => self.resync(&resync, view, &mut out),
             ToHub::Report(report) => self.reported(report.entries, view, &mut out),
             // Heartbeats are the transport's; streams are not opened by this hub.
             ToHub::Heartbeat(_) | ToHub::Stream(_) => {}
-            ToHub::Hello(_) => out.push(Output::Close(Closed::BadFrame)),
+            ToHub::Hello(_) => out.push(Output::Close(Closed::Broken(Fault::HelloAgain))),
         }
         self.step(view, &mut out);
         out
+    }
+
+    /// Whether it answers a delta that is not in flight.
+    fn answers_nothing(&self, message: &ToHub) -> bool {
+        let nonce = match message {
+            ToHub::Ack(ack) => ack.nonce,
+            ToHub::Retry(retry) => retry.nonce,
+            ToHub::Resync(resync) => resync.nonce,
+            _ => return false,
+        };
+        self.in_flight.as_ref().is_none_or(|delta| delta.nonce != nonce)
     }
 
     /// Parts of the node's set that an event touched, with the event's resource and revision.
@@ -229,6 +277,11 @@ impl Session {
         raises: BTreeMap<Resource, u64>,
         view: View<'_>,
     ) -> Vec<Output> {
+        if parts.contains(&Part::Workloads) {
+            // Now, and not only when something is offered: rollout state that is lost and rebuilt while an answer
+            // is on its way passes nobody.
+            self.refresh_pins(view);
+        }
         if matches!(self.state, State::Live) {
             self.dirty.extend(parts);
             for (resource, revision) in raises {
@@ -242,7 +295,7 @@ impl Session {
     /// Goes on after time has passed, or caches or the gate have moved.
     pub fn proceed(&mut self, view: View<'_>) -> Vec<Output> {
         let mut out = Vec::new();
-        if !self.waiting_reports.is_empty() && !self.is_behind(view.index) {
+        if !self.waiting_reports.is_empty() && !self.is_paused() && !self.is_behind(view.index) {
             let waiting = std::mem::take(&mut self.waiting_reports);
             self.reported(waiting.into_values().collect(), view, &mut out);
         }
@@ -267,11 +320,13 @@ impl Session {
         let state = match &self.state {
             State::Waiting { until } | State::Behind { until } | State::Mismatch { until } => Some(*until),
             State::Comparing(comparing) => Some(comparing.until),
-            State::Live | State::Draining => None,
+            State::Queued { .. } | State::Live | State::Paused | State::Draining => None,
         };
+        let pokes = matches!(self.state, State::Live) && !self.dirty.is_empty();
+        let poke = self.poked.filter(|_| pokes).map(|at| at + CAUGHT_UP_WITHIN);
         let answer = self.in_flight.as_ref().map(|delta| delta.until);
         let retry = self.retry_at.filter(|_| !self.dirty.is_empty());
-        [state, answer, retry].into_iter().flatten().min()
+        [state, answer, retry, poke].into_iter().flatten().min()
     }
 
     /// Whether the agent's set is complete and nothing is on the way.
@@ -294,6 +349,17 @@ impl Session {
         if self.in_flight.as_ref().is_some_and(|delta| delta.until <= now) {
             return out.push(Output::Close(Closed::NoAnswer));
         }
+        if self.is_of_an_older_epoch(view.index) {
+            return out.push(Output::Close(Closed::NewEpoch));
+        }
+        if matches!(self.state, State::Live) && self.restores != view.index.restores() {
+            // What was answered is of a history that is over; a delta in flight is answered first.
+            if self.in_flight.is_none() && view.index.is_synced() {
+                self.begin(&view.index.set(&self.node, &self.pins), view, out);
+            }
+            self.poked = None;
+            return;
+        }
         match &self.state {
             State::Waiting { until } => {
                 let until = *until;
@@ -309,24 +375,23 @@ impl Session {
             State::Behind { until } => {
                 let until = *until;
                 if !self.is_behind(view.index) {
-                    self.compare(now, out);
+                    self.compare(view, out);
+                } else if self.is_ahead(view.index) {
+                    self.pause();
+                } else if until <= now && self.redirects < MAX_REDIRECTS {
+                    out.push(Output::Close(Closed::Redirected));
                 } else if until <= now {
-                    if self.redirects < MAX_REDIRECTS {
-                        out.push(Output::Close(Closed::Redirected));
-                    } else {
-                        // It stays, reports, and gets no delta until the caches have caught up.
-                        self.state = State::Behind { until: now + CAUGHT_UP_WITHIN };
-                        out.push(Output::Poke(view.index.behind(&self.watermark)));
-                    }
+                    // It stays, reports, and gets no delta until the caches have caught up.
+                    self.fall_behind(view, out);
                 }
             }
             State::Comparing(comparing) if comparing.until <= now => {
                 out.push(Output::Close(Closed::NoAnswer))
             }
-            State::Comparing(_) => {}
+            State::Queued { .. } | State::Comparing(_) | State::Paused => {}
             State::Mismatch { until } => {
                 if *until <= now {
-                    self.compare(now, out);
+                    self.compare(view, out);
                 }
             }
             State::Live => self.offer(view, out),
@@ -343,38 +408,36 @@ impl Session {
         let rows: BTreeMap<_, _> =
             slots.iter().filter_map(|(key, slot)| Some((key.clone(), delta::row(key, slot)?))).collect();
         let desired: Digest = rows.values().map(|row| row.row).collect();
+        self.restores = view.index.restores();
         if desired == self.digest {
             self.answered = rows;
             self.pinned = true;
             self.state = State::Live;
+            self.dirty.clear();
+            self.raises.clear();
+            (self.compared, self.allowance) = (false, 0);
             out.push(Output::Send(ToAgent::InSync(wire::InSync {})));
-        } else if self.is_behind(view.index) {
-            self.state = State::Behind { until: view.now + CAUGHT_UP_WITHIN };
-            out.push(Output::Poke(view.index.behind(&self.watermark)));
+        } else if self.paused_before {
+            self.pause();
         } else {
-            self.compare(view.now, out);
+            self.compare(view, out);
         }
     }
 
-    fn compare(&mut self, now: Instant, out: &mut Vec<Output>) {
-        self.in_flight = None;
-        self.state = State::Comparing(Comparing::new(now + ANSWER_TIMEOUT));
-        out.push(Output::Send(ToAgent::Compare(wire::Compare { buckets: Vec::new() })));
-    }
-
-    fn resync(&mut self, resync: &wire::Resync, now: Instant, out: &mut Vec<Output>) {
+    fn resync(&mut self, resync: &wire::Resync, view: View<'_>, out: &mut Vec<Output>) {
         if self.in_flight.as_ref().is_none_or(|delta| delta.nonce != resync.nonce) {
             return;
         }
         out.push(Output::Resynced);
         self.resyncs += 1;
         if self.resyncs <= MAX_RESYNCS {
-            return self.compare(now, out);
+            return self.compare(view, out);
         }
         self.in_flight = None;
+        self.allowance = 0;
         let doublings = (self.resyncs - MAX_RESYNCS - 1).min(8);
         let wait = (FIRST_MISMATCH_WAIT * 2_u32.pow(doublings)).min(MOST_MISMATCH_WAIT);
-        self.state = State::Mismatch { until: now + wait };
+        self.state = State::Mismatch { until: view.now + wait };
     }
 
     fn retried(&mut self, retry: &wire::Retry, now: Instant) {
@@ -383,10 +446,6 @@ impl Session {
         self.compared |= delta.compared;
         let wait = Duration::from_millis(retry.after_ms).clamp(Duration::from_secs(1), MOST_RETRY_WAIT);
         self.retry_at = Some(now + wait);
-    }
-
-    fn is_behind(&self, index: &Index) -> bool {
-        !index.behind(&self.watermark).is_empty()
     }
 }
 

@@ -4,9 +4,14 @@ use selvedge_model::{ContentHash, EntryKey, EntryKind};
 use selvedge_protocol::agent::{
     self as wire, entry_report::State, to_agent::Message as ToAgent, verdict::Code,
 };
+use selvedge_protocol::{ConvertError, convert};
 
 use super::{Output, Session, View};
+use crate::faults::Fault;
 use crate::index::Slot;
+
+/// Reports of a session that wait for the caches: more than a node has entries. At 200 bytes each, 3 MB.
+const MOST_WAITING: usize = 16 * 1024;
 
 /// A report on a key of the node's set.
 #[derive(Clone, Debug)]
@@ -32,23 +37,33 @@ impl Session {
     ) {
         let mut verdicts = Vec::new();
         for entry in entries {
-            let Some(wire_key) = entry.key.clone() else { continue };
+            // A key that is missing is one of no kind.
+            let wire_key = entry.key.clone().unwrap_or_default();
+            let mut answer = |fault, code, reason| {
+                out.push(Output::Fault(fault));
+                verdicts.push(verdict(wire_key.clone(), entry.seq, code, reason));
+            };
             let Ok(key) = EntryKey::try_from(wire_key.clone()) else {
-                verdicts.push(verdict(wire_key, entry.seq, Code::Refused, "UnknownKind"));
+                answer(Fault::UnknownKind, Code::Refused, "UnknownKind");
                 continue;
             };
-            if self.in_set(&key, view) {
-                out.push(Output::Report(Reported {
-                    key,
-                    uid: entry.uid,
-                    content: entry.content_hash.try_into().ok().map(ContentHash),
-                    seq: entry.seq,
-                    state: entry.state,
-                }));
-            } else if !view.index.is_synced() || self.is_behind(view.index) {
-                self.waiting_reports.insert(key, entry);
+            let Ok(content) = reported_content(&entry.content_hash) else {
+                answer(Fault::BadDigest, Code::Refused, "BadContentHash");
+                continue;
+            };
+            let stranger = match self.stranger(&key, &entry.uid, view) {
+                None => {
+                    let (uid, seq, state) = (entry.uid, entry.seq, entry.state);
+                    out.push(Output::Report(Reported { key, uid, content, seq, state }));
+                    continue;
+                }
+                Some(stranger) => stranger,
+            };
+            // A replica that has not read the newest may be the one that is wrong.
+            if self.is_paused() || self.is_behind(view.index) {
+                self.wait(key, entry);
             } else {
-                verdicts.push(verdict(wire_key, entry.seq, Code::Gone, ""));
+                answer(stranger, Code::Gone, "");
             }
         }
         if !verdicts.is_empty() {
@@ -56,12 +71,35 @@ impl Session {
         }
     }
 
-    fn in_set(&self, key: &EntryKey, view: View<'_>) -> bool {
-        match key.kind {
-            EntryKind::ConfigMap | EntryKind::Secret => self.answered.contains_key(key),
-            _ => view.index.unlisted(&self.node, key, &self.pins) != Slot::Absent,
+    /// Keeps a report until these caches have read what it is about. One that finds no room gets no verdict, so
+    /// the agent says it again in its next session.
+    fn wait(&mut self, key: EntryKey, entry: wire::EntryReport) {
+        if self.waiting_reports.len() < MOST_WAITING || self.waiting_reports.contains_key(&key) {
+            self.waiting_reports.insert(key, entry);
         }
     }
+
+    /// Why a report is about nothing in the node's set; none: it is about something in it. An object that was
+    /// created anew under its name is another one.
+    fn stranger(&self, key: &EntryKey, uid: &str, view: View<'_>) -> Option<Fault> {
+        let in_set = match key.kind {
+            EntryKind::ConfigMap | EntryKind::Secret => self.answered.contains_key(key),
+            _ => view.index.unlisted(&self.node, key, &self.pins) != Slot::Absent,
+        };
+        let told_apart = matches!(key.kind, EntryKind::Workload | EntryKind::Device);
+        match in_set {
+            false => Some(Fault::ForeignKey),
+            true => (told_apart && !view.index.has(key, uid)).then_some(Fault::UnknownUid),
+        }
+    }
+}
+
+/// Empty: nothing is in force yet.
+fn reported_content(hash: &[u8]) -> Result<Option<ContentHash>, ConvertError> {
+    if hash.is_empty() {
+        return Ok(None);
+    }
+    convert::content_hash("content hash", hash).map(Some)
 }
 
 /// A verdict on the wire.

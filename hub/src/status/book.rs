@@ -11,7 +11,7 @@ use selvedge_model::{ContentHash, EntryKey, EntryKind};
 use selvedge_protocol::agent::{self as wire, entry_report::State};
 
 use super::write::{Known, Written};
-use crate::index::{DeviceStands, ObjectKey};
+use crate::index::{DeviceStands, ObjectKey, device_entry};
 use crate::session::{Reported, verdict};
 
 /// A state that passes by itself in a moment (delivering, applying) is not written unless it stays.
@@ -27,6 +27,15 @@ pub enum Target {
 }
 
 impl Target {
+    /// The entry that the object makes in the node's set.
+    #[must_use]
+    pub fn entry(&self) -> EntryKey {
+        match self {
+            Self::Node(_) => EntryKey::node_settings(),
+            Self::Device(key) => device_entry(key),
+        }
+    }
+
     /// metadata.name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -146,6 +155,12 @@ impl Book {
     pub fn retain(&mut self, in_set: impl Fn(&EntryKey) -> bool) {
         self.workloads.retain(|key, _| in_set(key));
         self.devices.retain(|key, _| in_set(key));
+        self.objects.retain(|target, object| match target {
+            Target::Node(_) => true,
+            Target::Device(_) => {
+                object.writing.is_some() || !object.waiting.is_empty() || in_set(&target.entry())
+            }
+        });
     }
 
     /// Devices as reported, for the node's status.

@@ -13,7 +13,7 @@ mod write;
 
 pub use book::{Book, Job, Target};
 pub use bucket::Bucket;
-pub use write::{Compose, Known, Work, Written, write};
+pub use write::{Compose, Decision, Known, Work, Written, decide, write};
 
 use selvedge_model::SessionId;
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use selvedge_protocol::agent::{self as wire, Phase};
 use serde_json::{Map, Value, json};
 
 use super::{line, reason};
-use crate::index::DeviceStands;
+use crate::index::{ACCEPT_ANNOTATION, DeviceStands};
 use crate::session::{Entry, Standing, Sync};
 
 /// Most applications in a status.
@@ -26,6 +26,8 @@ pub struct Facts {
     pub workloads: BTreeMap<EntryKey, (wire::WorkloadState, Option<ContentHash>)>,
     /// Devices of the set: whether they answer, and whether what is desired is in force.
     pub devices: BTreeMap<EntryKey, DeviceStands>,
+    /// Two machines bear the node's identity.
+    pub duplicate: bool,
 }
 
 /// How one entry stands.
@@ -40,8 +42,14 @@ pub fn compose(facts: &Facts, current: &Value, now: Timestamp) -> Value {
     let applications = applications(facts, current);
     let mut conditions = Vec::new();
     let mut mine = Map::new();
-    if let Some(machine) = &facts.machine {
+    if facts.duplicate {
+        let message = "two machines bear this node's identity and take turns: switch off the copy of its disk, or \
+                       give it an EdgeNode and a join command of its own";
+        conditions.push(condition("Ready", Some(false), "DuplicateIdentity", message, None, now));
+    } else if let Some(machine) = &facts.machine {
         conditions.push(ready(machine, now));
+    }
+    if let Some(machine) = &facts.machine {
         mine.insert("agent".into(), agent(machine));
         mine.insert("capacity".into(), capacity(machine));
     }
@@ -220,8 +228,17 @@ fn synced(
                 "the agent's set does not come to match; another try follows".into(),
             );
         }
-        Sync::AheadOfCluster => {
-            return not("AheadOfCluster", "the agent's set is newer than what this hub has read".into());
+        Sync::CatchingUp => {
+            return not("CatchingUp", "the node has seen more than this hub has read: it waits".into());
+        }
+        Sync::AheadOfCluster { accept } => {
+            let message = format!(
+                "the node has seen more than the cluster has: it was restored to an older state. The node keeps what \
+                 it runs. Once the cluster is as it should be, accept it for all nodes: set data.epoch of ConfigMap \
+                 selvedge-cluster to {accept}; or for this one: kubectl annotate edgenode <name> \
+                 {ACCEPT_ANNOTATION}={accept}"
+            );
+            return not("AheadOfCluster", message);
         }
         Sync::RemovalsHeld(why) => {
             let message = "entries that are not desired any more wait to be removed: set data.release of ConfigMap \

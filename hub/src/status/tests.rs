@@ -1,3 +1,5 @@
+mod writes;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -100,6 +102,7 @@ fn shop(reported: Option<wire::Phase>) -> node::Facts {
         machine: Some(wire::NodeState { cpu_millis: 1500, memory_bytes: 1 << 20, ..Default::default() }),
         workloads: workloads.into_iter().collect(),
         devices: BTreeMap::from([(tank, DeviceStands { connected: true, applied: true })]),
+        duplicate: false,
     }
 }
 
@@ -166,7 +169,7 @@ fn one_write_at_a_time_and_the_newest_report_is_answered() {
     book.report(report(3), start);
     assert!(book.jobs(start, 8).is_empty(), "two writes of one object at once");
     assert_eq!(book.coalesced, 1);
-    let written = |code| Written { code, reason: "", known: None };
+    let written = |code| Written { code, reason: "", known: None, newer: None };
     assert!(
         book.written(&tank, written(Code::Written)).is_empty(),
         "the report that was overtaken was answered"
@@ -185,4 +188,37 @@ fn a_passing_state_waits_and_a_report_does_not() {
     assert_eq!(book.due(), Some(start + Duration::from_secs(1)));
     book.news(start, false);
     assert_eq!(book.jobs(start, 8).len(), 1);
+}
+
+#[test]
+fn a_device_that_left_the_set_is_forgotten_once_its_reports_are_answered() {
+    let start = crate::clock::now();
+    let mut book = Book::new("n1".into());
+    let tank = Target::Device(ObjectKey::new("shop", "tank"));
+    book.report(report(1), start);
+    book.jobs(start, 8);
+    book.retain(|_| false);
+    let written = Written { code: Code::Gone, reason: "", known: None, newer: None };
+    assert_eq!(book.written(&tank, written).len(), 1, "a report in a write was forgotten");
+    book.device_news(&ObjectKey::new("shop", "tank"), start);
+    book.retain(|_| false);
+    let later = start + Duration::from_secs(60);
+    assert!(book.jobs(later, 8).iter().all(|job| job.target != tank));
+}
+
+#[test]
+fn a_node_that_two_machines_are_and_one_that_is_ahead_say_what_to_do() {
+    let mut facts = shop(Some(wire::Phase::Running));
+    facts.duplicate = true;
+    facts.standing.sync = Sync::AheadOfCluster { accept: 3 };
+    let status = node::compose(&facts, &Value::Null, now());
+    assert_eq!(condition(&status, "Ready"), ("False", "DuplicateIdentity"));
+    assert_eq!(condition(&status, "Synced"), ("False", "AheadOfCluster"));
+    let text = status["conditions"].to_string();
+    assert!(text.contains("data.epoch of ConfigMap selvedge-cluster to 3"), "{text}");
+    assert!(text.contains("selvedge.dev/accept-restore=3"), "{text}");
+    // Said also before the agent has reported anything.
+    facts.machine = None;
+    let status = node::compose(&facts, &Value::Null, now());
+    assert_eq!(condition(&status, "Ready"), ("False", "DuplicateIdentity"));
 }

@@ -1,12 +1,13 @@
 //! One status write: read if nothing is known, compose, compare, patch with a precondition; on a conflict
-//! read again.
+//! read again, on "too many requests" hold all writes of this replica.
 
 use std::time::Duration;
 
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::ApiResource;
+use kube::Resource as _;
+use kube::client::Body;
 use selvedge_crds::{Device, EdgeNode};
 use selvedge_model::SessionId;
 use selvedge_operator::backoff::Backoff;
@@ -22,10 +23,20 @@ use crate::hub::Hub;
 
 /// Longest wait for one answer of the API server.
 const ANSWER: Duration = Duration::from_secs(10);
+/// After a conflict whose successor was a conflict again, and after other failures.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const MOST_WAIT: Duration = Duration::from_secs(30);
+/// A "too many requests" without Retry-After; the API server says one second.
+const HELD: Duration = Duration::from_secs(1);
+/// No proxy on the way may hold us longer.
+const MOST_HELD: Duration = Duration::from_secs(60);
 
 /// An object as it was last seen: kept as bytes, because a session keeps one for each of its objects.
 #[derive(Clone, Debug)]
-pub struct Known(Bytes);
+pub struct Known {
+    revision: u64,
+    object: Bytes,
+}
 
 /// What came of a write.
 #[derive(Debug)]
@@ -36,6 +47,8 @@ pub struct Written {
     pub reason: &'static str,
     /// The object as it is now.
     pub known: Option<Known>,
+    /// The newer session that has written already; nothing that this one reports will be written.
+    pub newer: Option<SessionId>,
 }
 
 /// The fields of a status that are ours, over the status as it is.
@@ -57,40 +70,93 @@ pub struct Work {
     pub compose: Compose,
 }
 
+impl Known {
+    /// What is kept of an object.
+    #[must_use]
+    pub fn of(object: &Value) -> Self {
+        let version = &object["metadata"]["resourceVersion"];
+        let kept = json!({"resourceVersion": version, "status": object["status"]});
+        let revision = version.as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Self { revision, object: kept.to_string().into() }
+    }
+
+    /// Whether the object has been at `revision` since: somebody else has written.
+    #[must_use]
+    pub fn is_older_than(&self, revision: u64) -> bool {
+        self.revision < revision
+    }
+}
+
+/// What a write comes to, over the object as it was last seen.
+#[derive(Debug)]
+pub enum Decision {
+    /// This newer session has written: the fence (sync rule 9).
+    Superseded(SessionId),
+    /// The status says it already.
+    Unchanged,
+    /// This merge patch, with its precondition.
+    Patch(Value),
+}
+
+/// Decides on a write.
+#[must_use]
+pub fn decide(work: &Work, current: &Known) -> Decision {
+    let object: Value = serde_json::from_slice(&current.object).unwrap_or_default();
+    let status = &object["status"];
+    if let Some(newer) = fenced_by(status).filter(|newest| *newest > work.session) {
+        return Decision::Superseded(newer);
+    }
+    let Some(mut patch) = plan(status, &(work.compose)(status)) else { return Decision::Unchanged };
+    patch["fence"] = fence(work.session, work.seq);
+    Decision::Patch(json!({"metadata": {"resourceVersion": object["resourceVersion"]}, "status": patch}))
+}
+
 enum Failed {
     Conflict,
     Refused(&'static str),
+    /// The API server has too much to do: all writes wait for so long.
+    Busy(Duration),
     /// To be tried again.
     Transient(String),
 }
 
 /// Writes until it is written or refused; a session that ends drops it, and the agent keeps the reports.
+///
+/// `client` must not repeat requests by itself: a busy API server would be asked past the bucket.
 pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
-    let api = api(client, &work.target);
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-    let mut known = work.known.clone();
+    let count = |result: &str| hub.metrics.status_writes.with_label_values(&[result]).inc();
+    let mut backoff = Backoff::new(FIRST_WAIT, MOST_WAIT);
+    let (mut known, mut conflicts, mut failures) = (work.known.clone(), 0_u32, 0_u32);
     loop {
-        let result = match known.take() {
-            Some(known) => Ok(known),
-            None => read(&api, work).await,
-        };
-        let result = match result {
-            Ok(current) => attempt(hub, &api, work, current).await,
-            Err(failed) => Err(failed),
-        };
+        let result = attempt(hub, client, work, &mut known).await;
         match result {
             Ok(written) => return written,
             Err(Failed::Refused(reason)) => {
-                hub.metrics.status_writes.with_label_values(&["refused"]).inc();
+                count("refused");
                 tracing::warn!(object = %work.target, reason, "a status was refused; its report is dropped");
-                return Written { code: Code::Refused, reason, known: None };
+                return Written { code: Code::Refused, reason, known: None, newer: None };
             }
             Err(Failed::Conflict) => {
-                hub.metrics.status_writes.with_label_values(&["conflict"]).inc();
+                count("conflict");
+                (known, conflicts) = (None, conflicts + 1);
+                // One other writer is the usual case, and answered by reading again at once.
+                if conflicts > 1 {
+                    sleep(backoff.failed()).await;
+                }
+            }
+            Err(Failed::Busy(wait)) => {
+                count("busy");
+                // Nothing was done, so what is known still holds.
+                hub.writes.hold(wait, clock::now());
             }
             Err(Failed::Transient(error)) => {
-                hub.metrics.status_writes.with_label_values(&["failed"]).inc();
-                tracing::warn!(object = %work.target, error, "cannot write a status; it is tried again");
+                count("failed");
+                // It may have been done all the same.
+                (known, failures) = (None, failures + 1);
+                // Once: an API server that is away fails the writes of all sessions, again and again.
+                if failures == 1 {
+                    tracing::warn!(object = %work.target, error, "cannot write a status; it is tried again");
+                }
                 sleep(backoff.failed()).await;
             }
         }
@@ -99,74 +165,93 @@ pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
 
 async fn attempt(
     hub: &Hub,
-    api: &Api<DynamicObject>,
+    client: &Client,
     work: &Work,
-    current: Known,
+    known: &mut Option<Known>,
 ) -> Result<Written, Failed> {
-    let object: Value = serde_json::from_slice(&current.0).unwrap_or_default();
-    let status = &object["status"];
-    if fenced_by(status).is_some_and(|newest| newest > work.session) {
-        hub.metrics.status_writes.with_label_values(&["superseded"]).inc();
-        return Ok(Written { code: Code::Superseded, reason: "", known: Some(current) });
-    }
-    let Some(mut patch) = plan(status, &(work.compose)(status)) else {
-        return Ok(Written { code: Code::Written, reason: "", known: Some(current) });
+    let current = match known {
+        Some(known) => known.clone(),
+        None => known.insert(read(hub, client, work).await?).clone(),
     };
-    patch["fence"] = fence(work.session, work.seq);
-    let patch = json!({"metadata": {"resourceVersion": object["resourceVersion"]}, "status": patch});
-    let wait = hub.writes.take(clock::now());
-    if !wait.is_zero() {
-        sleep(wait).await;
+    let count = |result: &str| hub.metrics.status_writes.with_label_values(&[result]).inc();
+    let patch = match decide(work, &current) {
+        Decision::Superseded(newer) => {
+            count("superseded");
+            let (known, newer) = (Some(current), Some(newer));
+            return Ok(Written { code: Code::Superseded, reason: "", known, newer });
+        }
+        Decision::Unchanged => {
+            count("unchanged");
+            return Ok(Written { code: Code::Written, reason: "", known: Some(current), newer: None });
+        }
+        Decision::Patch(patch) => patch,
+    };
+    let path = format!("{}/status", path(&work.target));
+    let written = call(hub, client, Method::PATCH, &path, Some(&patch)).await?;
+    count("written");
+    Ok(Written { code: Code::Written, reason: "", known: Some(Known::of(&written)), newer: None })
+}
+
+async fn read(hub: &Hub, client: &Client, work: &Work) -> Result<Known, Failed> {
+    let object = call(hub, client, Method::GET, &path(&work.target), None).await?;
+    if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(&work.uid) {
+        return Err(Failed::Refused("OtherUid"));
     }
-    let name = work.target.name();
-    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-    match timeout(ANSWER, api.patch_status(name, &params, &patch)).await {
-        Err(_) => Err(Failed::Transient("no answer".into())),
-        Ok(Err(error)) => Err(judge(&error)),
-        Ok(Ok(object)) => {
-            hub.metrics.status_writes.with_label_values(&["written"]).inc();
-            Ok(Written { code: Code::Written, reason: "", known: Some(keep(&object)) })
+    Ok(Known::of(&object))
+}
+
+/// One request and its answer, when it is its turn. Not through `Api`: that hides the headers.
+async fn call(
+    hub: &Hub,
+    client: &Client,
+    method: Method,
+    path: &str,
+    patch: Option<&Value>,
+) -> Result<Value, Failed> {
+    let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+    if patch.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/merge-patch+json");
+    }
+    let body = patch.map(|patch| patch.to_string().into_bytes()).unwrap_or_default();
+    let request = request.body(Body::from(body)).map_err(|_| Failed::Refused("NoSuchName"))?;
+    hub.writes.turn().await;
+    let exchange = async {
+        let answer = client.send(request).await?;
+        let (head, body) = answer.into_parts();
+        Ok::<_, kube::Error>((head, body.collect_bytes().await?))
+    };
+    let (head, body) = match timeout(ANSWER, exchange).await {
+        Err(_) => return Err(Failed::Transient("no answer".into())),
+        Ok(Err(error)) => return Err(Failed::Transient(chain(&error))),
+        Ok(Ok(answer)) => answer,
+    };
+    if !head.status.is_success() {
+        return Err(judge(head.status, &head.headers, &body));
+    }
+    serde_json::from_slice(&body).map_err(|error| Failed::Transient(chain(&error)))
+}
+
+fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
+    match status {
+        StatusCode::CONFLICT => Failed::Conflict,
+        StatusCode::NOT_FOUND => Failed::Refused("NotFound"),
+        StatusCode::PAYLOAD_TOO_LARGE => Failed::Refused("TooLarge"),
+        StatusCode::UNPROCESSABLE_ENTITY => Failed::Refused("Invalid"),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let after = headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+            Failed::Busy(after.map_or(HELD, Duration::from_secs).min(MOST_HELD))
+        }
+        _ => {
+            let said: Value = serde_json::from_slice(body).unwrap_or_default();
+            Failed::Transient(format!("{status}: {}", said["message"].as_str().unwrap_or("no reason given")))
         }
     }
 }
 
-async fn read(api: &Api<DynamicObject>, work: &Work) -> Result<Known, Failed> {
-    let object = match timeout(ANSWER, api.get(work.target.name())).await {
-        Err(_) => return Err(Failed::Transient("no answer".into())),
-        Ok(Err(error)) => return Err(judge(&error)),
-        Ok(Ok(object)) => object,
+fn path(target: &Target) -> String {
+    let collection = match target {
+        Target::Node(_) => EdgeNode::url_path(&(), None),
+        Target::Device(key) => Device::url_path(&(), Some(&key.namespace)),
     };
-    if object.metadata.uid.as_deref() != Some(&work.uid) {
-        return Err(Failed::Refused("OtherUid"));
-    }
-    Ok(keep(&object))
-}
-
-fn keep(object: &DynamicObject) -> Known {
-    let kept = json!({"resourceVersion": object.metadata.resource_version, "status": object.data["status"]});
-    Known(kept.to_string().into())
-}
-
-fn judge(error: &kube::Error) -> Failed {
-    match error {
-        kube::Error::Api(status) => match status.code {
-            409 => Failed::Conflict,
-            404 => Failed::Refused("NotFound"),
-            413 => Failed::Refused("TooLarge"),
-            422 => Failed::Refused("Invalid"),
-            _ => Failed::Transient(chain(error)),
-        },
-        _ => Failed::Transient(chain(error)),
-    }
-}
-
-fn api(client: &Client, target: &Target) -> Api<DynamicObject> {
-    match target {
-        Target::Node(_) => Api::all_with(client.clone(), &resource::<EdgeNode>()),
-        Target::Device(key) => Api::namespaced_with(client.clone(), &key.namespace, &resource::<Device>()),
-    }
-}
-
-fn resource<K: kube::Resource<DynamicType = ()>>() -> ApiResource {
-    ApiResource::erase::<K>(&())
+    format!("{collection}/{}", target.name())
 }

@@ -14,121 +14,40 @@ use selvedge_protocol::agent::{
     self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub,
 };
 use selvedge_protocol::{HEARTBEAT, decode, encode};
-use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
-use super::socket::{Socket, SocketError};
-use super::{Door, Peer};
+use super::Door;
+use super::admit::Ended;
+use super::socket::Socket;
 use crate::clock;
+use crate::faults::Fault;
 use crate::hub::Hub;
 use crate::index::{Index, Part};
+use crate::lag::Lag;
+use crate::metrics::Metrics;
 use crate::removals::Removal;
-use crate::session::greeting::{Admission, greet};
-use crate::session::{Closed, Output, Session, View};
-use crate::sessions::{Inbox, Seen};
-use crate::status::{self, Book, Job, Target, Work, Written};
+use crate::resyncs::Turn;
+use crate::session::{Closed, Output, Session, Sync, View};
+use crate::sessions::Inbox;
+use crate::share::Share;
+use crate::status::{Book, Target, Written};
 
-/// The first frame is here within this.
-const HELLO: Duration = Duration::from_secs(10);
 /// Two heartbeats lost, and a little for a slow link.
-const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 1);
+pub(super) const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs() + 1);
 /// Agents of a drained replica come back over this time, so that the others are not flooded.
 const SPREAD_MS: std::ops::Range<u64> = 0..1_000;
 /// A drained session ends within this, whatever is in flight: well before the process does.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Status writes at once of one session: a node with many devices must not take the API server alone.
-const WRITES: usize = 8;
+/// Agents come back over this time when a new epoch begins: the whole fleet may.
+const EPOCH_SPREAD_MS: std::ops::Range<u64> = 0..10_000;
+/// Of two machines with one identity, the one that was superseded comes back after this long: the two take
+/// turns by the minute, and neither turns the hub into a wheel.
+const DUPLICATE_MS: u64 = 60_000;
 
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error("the agent was silent for {} s", SILENCE.as_secs())]
-    Silent,
-    #[error("the agent sent what is no message")]
-    Malformed(#[from] selvedge_protocol::DecodeError),
-    #[error("{0}")]
-    Said(&'static str),
-}
-
-/// Runs a session from its first frame to its end.
-pub async fn run(mut socket: Socket, peer: Peer, door: Door) {
-    match timeout(HELLO, hello(&mut socket)).await {
-        Ok(Ok(hello)) => {
-            let greeted = Box::pin(admit(&mut socket, &peer, &door, hello)).await;
-            if let Ok(Some((session, inbox))) = greeted {
-                live(&mut socket, session, inbox, &door).await;
-            }
-        }
-        Ok(Err(error)) => tracing::debug!(node = %peer.node, %error, "no Hello"),
-        Err(_) => tracing::debug!(node = %peer.node, "no Hello in time"),
-    }
-    socket.close().await;
-}
-
-async fn hello(socket: &mut Socket) -> Result<wire::Hello, Ended> {
-    match decode::<wire::ToHub>(socket.next().await?)?.message {
-        Some(ToHub::Hello(hello)) => Ok(hello),
-        _ => Err(Ended::Said("the first frame was no Hello")),
-    }
-}
-
-async fn admit(
-    socket: &mut Socket,
-    peer: &Peer,
-    door: &Door,
-    hello: wire::Hello,
-) -> Result<Option<(Session, Arc<Inbox>)>, Ended> {
+/// Runs a session that was admitted, to its end.
+pub(super) async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox>, door: &Door) -> Ended {
     let hub = &door.hub;
-    let Some(cluster) = hub.cluster.borrow().clone() else { return Ok(None) };
-    let greeted = {
-        let index = hub.index();
-        greet(
-            hello,
-            &Admission {
-                node: index.node(&peer.node),
-                uid: &peer.uid,
-                newest: hub.sessions.newest(&peer.uid),
-                denied: hub.sessions.is_denied(&peer.uid),
-                cluster_id: &cluster.id,
-                epoch: cluster.epoch,
-                unix_ms: clock::unix_ms(),
-            },
-        )
-    };
-    let (greeted, welcome) = match greeted {
-        Ok(greeted) => greeted,
-        Err(refused) => {
-            let code = refused.code();
-            hub.metrics.refused.with_label_values(&[reason(code)]).inc();
-            tracing::info!(node = %peer.node, reason = reason(code), message = refused.message, "session refused");
-            send(socket, ToAgent::Refused(refused)).await?;
-            return Ok(None);
-        }
-    };
-    let seen = Seen {
-        node: peer.node.clone(),
-        uid: peer.uid.clone(),
-        id: greeted.session,
-        serial: peer.serial.clone(),
-        closed: false,
-    };
-    // Open before the first look at the index: no event falls in between.
-    let Some(inbox) = hub.sessions.open(seen) else { return Ok(None) };
-    let session = Session::new(peer.node.clone(), peer.uid.clone(), greeted, clock::now());
-    tracing::info!(node = %peer.node, session = %session.id(), "session");
-    if let Err(ended) = send(socket, ToAgent::Welcome(welcome)).await {
-        hub.sessions.close(session.uid(), session.id());
-        return Err(ended);
-    }
-    Ok(Some((session, inbox)))
-}
-
-async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox>, door: &Door) {
-    let hub = &door.hub;
-    hub.metrics.sessions.inc();
     let book = Book::new(session.node().clone());
     let mut drive = Drive {
         hub: hub.clone(),
@@ -138,26 +57,53 @@ async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox>, door: &D
         writes: JoinSet::new(),
         held: BTreeMap::new(),
         drained_by: None,
+        turn: Turn::None,
+        obstacle: None,
+        duplicate: None,
+        lag: Lag::default(),
+        share: Share::new(&hub.metrics),
     };
     let ended = drive.run(socket, door).await;
     let session = &drive.session;
-    tracing::info!(node = %session.node(), session = %session.id(), reason = %ended, "session ended");
+    match ended.fault() {
+        None => {
+            tracing::info!(node = %session.node(), session = %session.id(), reason = %ended, "session ended")
+        }
+        // Its line in the log is the fault's, once a minute.
+        Some(_) => {
+            tracing::debug!(node = %session.node(), session = %session.id(), reason = %ended, "session ended");
+        }
+    }
+    if matches!(drive.obstacle, Some(Sync::AheadOfCluster { .. })) {
+        hub.metrics.paused.dec();
+    }
     for (kind, held) in &drive.held {
         hub.removals.hold(*kind, *held, 0);
     }
     hub.sessions.close(session.uid(), session.id());
-    hub.metrics.sessions.dec();
+    ended
 }
 
-struct Drive {
-    hub: Arc<Hub>,
-    session: Session,
+/// A session with what it takes to run it.
+pub(super) struct Drive {
+    pub(super) hub: Arc<Hub>,
+    pub(super) session: Session,
     inbox: Arc<Inbox>,
-    book: Book,
-    writes: JoinSet<(Target, Written)>,
+    pub(super) book: Book,
+    pub(super) writes: JoinSet<(Target, Written)>,
     /// Entries that the guard counts as held by this session.
     held: BTreeMap<EntryKind, usize>,
     drained_by: Option<Instant>,
+    /// To compare its set.
+    turn: Turn,
+    /// What stood in the way when it was last looked at.
+    obstacle: Option<Sync>,
+    /// Two machines bear the node's identity: until when that counts.
+    pub(super) duplicate: Option<Instant>,
+    /// How long its changes take.
+    lag: Lag,
+    /// Its part of the hub's gauges.
+    share: Share,
 }
 
 impl Drive {
@@ -174,29 +120,46 @@ impl Drive {
         let outputs = self.proceed();
         self.follow(outputs, socket).await?;
         loop {
+            self.look();
             self.begin_writes();
             self.inbox.waits.store(self.session.waits(), Ordering::Relaxed);
-            let due =
-                [Some(beat), Some(heard + SILENCE), self.session.due(), self.write_due(), self.drained_by];
+            let due = [
+                Some(beat),
+                Some(heard + SILENCE),
+                self.session.due(),
+                self.write_due(),
+                self.drained_by,
+                self.duplicate,
+            ];
             let due = due.into_iter().flatten().min().unwrap_or(beat);
             tokio::select! {
                 frame = socket.next() => {
                     heard = clock::now();
-                    if let Some(message) = decode::<wire::ToHub>(frame?)?.message {
-                        let outputs = self.receive(message);
-                        self.follow(outputs, socket).await?;
-                    }
+                    let frame = frame?;
+                    let bytes = frame.len();
+                    let message = decode::<wire::ToHub>(frame)?.message;
+                    self.hub.metrics.received(message.as_ref(), bytes);
+                    let outputs = match message {
+                        Some(message) => self.receive(message),
+                        // Of a later version, which can do without an answer of this one.
+                        None => vec![Output::Fault(Fault::UnknownMessage)],
+                    };
+                    self.follow(outputs, socket).await?;
                 }
                 () = self.inbox.wake.notified() => {
                     let outputs = self.touched()?;
                     self.follow(outputs, socket).await?;
                     if let Some(refused) = self.refusal() {
-                        send(socket, refused).await?;
+                        send(&self.hub.metrics, socket, refused).await?;
                         return Err(Ended::Said("the EdgeNode does not admit it any more"));
                     }
                 }
                 Some(written) = self.writes.join_next(), if !self.writes.is_empty() => {
                     self.written(written, socket).await?;
+                }
+                () = self.turn.come() => {
+                    let outputs = self.admitted();
+                    self.follow(outputs, socket).await?;
                 }
                 () = door.drain.cancelled(), if self.drained_by.is_none() => {
                     self.drained_by = Some(clock::now() + DRAIN);
@@ -211,7 +174,8 @@ impl Drive {
             }
             if now >= beat {
                 beat = now + HEARTBEAT;
-                send(socket, ToAgent::Heartbeat(wire::Heartbeat { unix_ms: clock::unix_ms() })).await?;
+                let heartbeat = wire::Heartbeat { unix_ms: clock::unix_ms() };
+                send(&self.hub.metrics, socket, ToAgent::Heartbeat(heartbeat)).await?;
             }
             if self.drained_by.is_some_and(|by| by <= now) {
                 self.follow(vec![Output::Close(Closed::Drained)], socket).await?;
@@ -229,16 +193,52 @@ impl Drive {
         self.session.proceed(view(&index, &hub))
     }
 
+    fn admitted(&mut self) -> Vec<Output> {
+        let hub = self.hub.clone();
+        let index = hub.index();
+        self.session.admitted(view(&index, &hub))
+    }
+
+    /// What became of the session beside what it said.
+    fn look(&mut self) {
+        let now = clock::now();
+        self.share.set(self.session.dirty(), |kind| self.session.held_back(kind));
+        if self.session.is_quiet() {
+            self.lag.settled();
+        }
+        if !self.session.is_resyncing() {
+            self.turn = Turn::None;
+        }
+        if self.duplicate.is_some_and(|until| until <= now) {
+            self.duplicate = None;
+            self.book.news(now, false);
+        }
+        let obstacle = self.session.obstacle();
+        if obstacle != self.obstacle {
+            self.book.news(now, true);
+            let paused = |obstacle: Option<Sync>| matches!(obstacle, Some(Sync::AheadOfCluster { .. }));
+            let change = i64::from(paused(obstacle)) - i64::from(paused(self.obstacle));
+            self.hub.metrics.paused.add(change);
+            self.obstacle = obstacle;
+            if paused(obstacle) {
+                tracing::warn!(node = %self.session.node(), "the node has seen more than there is: paused");
+                self.hub.sessions.pause(self.session.uid(), self.session.epoch());
+            }
+        }
+    }
+
     fn receive(&mut self, message: ToHub) -> Vec<Output> {
         let hub = self.hub.clone();
+        let now = clock::now();
         let ack = match &message {
             ToHub::Ack(ack) => {
-                hub.metrics.acks.inc();
+                if let Some(took) = self.lag.acked(ack, now) {
+                    hub.metrics.delivered.observe(took.as_secs_f64());
+                }
                 Some(ack.refused.clone())
             }
             _ => None,
         };
-        let now = clock::now();
         let outputs = {
             let index = hub.index();
             self.session.receive(message, view(&index, &hub))
@@ -256,12 +256,16 @@ impl Drive {
 
     fn touched(&mut self) -> Result<Vec<Output>, Ended> {
         let pending = self.inbox.take();
+        if pending.duplicate.is_some() {
+            self.duplicate = pending.duplicate;
+            self.book.news(clock::now(), false);
+        }
         if pending.superseded {
             return Ok(vec![Output::Send(ToAgent::Refused(wire::Refused {
                 code: Code::Superseded.into(),
                 message: "a newer session of this node lives".into(),
                 newest: self.hub.sessions.newest(self.session.uid()).map(Into::into),
-                retry_after_ms: 0,
+                retry_after_ms: if self.duplicate.is_some() { DUPLICATE_MS } else { 0 },
             }))]);
         }
         let hub = self.hub.clone();
@@ -273,6 +277,9 @@ impl Drive {
         }
         if !pending.parts.is_empty() {
             self.book.news(now, true);
+        }
+        if let Some(since) = pending.since {
+            self.lag.touched(since);
         }
         let index = hub.index();
         Ok(self.session.touch(pending.parts, pending.raises, view(&index, &hub)))
@@ -318,22 +325,35 @@ impl Drive {
         for output in outputs {
             match output {
                 Output::Send(message) => {
-                    if matches!(message, ToAgent::Delta(_)) {
-                        self.hub.metrics.deltas.inc();
+                    if let ToAgent::Delta(delta) = &message {
+                        self.lag.sent(delta);
                     }
                     if matches!(message, ToAgent::InSync(_)) {
                         self.count_held();
+                        self.hub.sessions.resume(self.session.uid());
                         self.book.news(now, false);
                     }
                     let end = matches!(message, ToAgent::Refused(_));
-                    send(socket, message).await?;
+                    send(&self.hub.metrics, socket, message).await?;
                     if end {
                         return Err(Ended::Said("superseded"));
                     }
                 }
-                Output::Report(report) => self.book.report(report, now),
-                Output::Poke(resources) => self.hub.pokes.poke(&resources),
+                Output::Report(report) => {
+                    let content = report.content.as_ref();
+                    let took = content.and_then(|content| self.lag.reported(&report.key, &content.0, now));
+                    if let Some(took) = took {
+                        self.hub.metrics.applied.observe(took.as_secs_f64());
+                    }
+                    self.book.report(report, now);
+                }
+                Output::Poke(resources) => {
+                    self.hub.metrics.watermark_waits.inc();
+                    self.hub.pokes.poke(&resources);
+                }
+                Output::Admit(bytes) => self.turn = self.hub.resyncs.queue(bytes),
                 Output::Resynced => self.hub.metrics.resyncs.inc(),
+                Output::Fault(fault) => self.hub.faults.note(self.session.node(), fault, now),
                 Output::Close(closed) => return Err(self.close(closed, socket).await),
             }
         }
@@ -341,14 +361,15 @@ impl Drive {
     }
 
     async fn close(&mut self, closed: Closed, socket: &mut Socket) -> Ended {
+        let spread = if closed == Closed::NewEpoch { EPOCH_SPREAD_MS } else { SPREAD_MS };
         let goodbye = |reason: &str, behind| wire::Goodbye {
             reason: reason.to_owned(),
-            retry_after_ms: rand::rng().random_range(SPREAD_MS),
+            retry_after_ms: rand::rng().random_range(spread),
             behind,
         };
         let (message, why) = match closed {
             Closed::NoAnswer => (None, "a question was not answered in time"),
-            Closed::BadFrame => (None, "the agent sent what the protocol does not know"),
+            Closed::Broken(fault) => return Ended::Broken(fault),
             Closed::Redirected => (
                 Some(goodbye("this replica is behind what the node has seen", true)),
                 "sent to another replica",
@@ -356,10 +377,11 @@ impl Drive {
             Closed::NotReady => {
                 (Some(goodbye("this replica has not read the cluster yet", false)), "not ready")
             }
+            Closed::NewEpoch => (Some(goodbye("a new epoch began", false)), "a new epoch began"),
             Closed::Drained => (Some(goodbye("this replica ends", false)), "drained"),
         };
         match message.map(ToAgent::Goodbye) {
-            Some(message) => match send(socket, message).await {
+            Some(message) => match send(&self.hub.metrics, socket, message).await {
                 Ok(()) => Ended::Said(why),
                 Err(ended) => ended,
             },
@@ -374,125 +396,17 @@ impl Drive {
             self.hub.removals.hold(kind, before, after);
         }
     }
-
-    fn write_due(&self) -> Option<Instant> {
-        // With all hands full, the end of a write is what wakes.
-        self.book.due().filter(|_| self.writes.len() < WRITES && self.hub.client.is_some())
-    }
-
-    fn begin_writes(&mut self) {
-        let Some(client) = self.hub.client.clone() else { return };
-        let now = clock::now();
-        if self.book.due().is_none_or(|due| due > now) {
-            return;
-        }
-        let free = WRITES.saturating_sub(self.writes.len());
-        for job in self.book.jobs(now, free) {
-            let (hub, client) = (self.hub.clone(), client.clone());
-            match self.work(job) {
-                Ok(work) => {
-                    self.writes.spawn(async move {
-                        let written = status::write(&hub, &client, &work).await;
-                        (work.target, written)
-                    });
-                }
-                Err(target) => {
-                    // The object left the set between report and write.
-                    let written = Written { code: wire::verdict::Code::Gone, reason: "", known: None };
-                    self.writes.spawn(std::future::ready((target, written)));
-                }
-            }
-        }
-        let coalesced = std::mem::take(&mut self.book.coalesced);
-        self.hub.metrics.status_coalesced.inc_by(coalesced);
-    }
-
-    /// What a job writes, of what is known now.
-    fn work(&mut self, job: Job) -> Result<Work, Target> {
-        let hub = self.hub.clone();
-        let index = hub.index();
-        let (uid, compose): (String, status::Compose) = match &job.target {
-            Target::Node(_) => {
-                let standing = self.session.standing(view(&index, &hub));
-                self.book.retain(|key| standing.entries.contains_key(key));
-                let devices = standing.entries.iter().filter(|(key, _)| key.kind == EntryKind::Device);
-                let devices = devices
-                    .map(|(key, entry)| {
-                        let stands =
-                            self.book.device(key, entry.desired).or_else(|| index.device_stands(key));
-                        (key.clone(), stands.unwrap_or_default())
-                    })
-                    .collect();
-                let facts = status::node::Facts {
-                    standing,
-                    machine: self.book.machine.clone(),
-                    workloads: self.book.workloads.clone(),
-                    devices,
-                };
-                let compose = move |current: &Value| {
-                    status::node::compose(&facts, current, selvedge_operator::clock::now())
-                };
-                (self.session.uid().to_string(), Box::new(compose))
-            }
-            Target::Device(key) => {
-                let entry_key = crate::index::device_entry(key);
-                let entry = self.session.entry(&entry_key, view(&index, &hub));
-                let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
-                    return Err(job.target);
-                };
-                let facts = status::device::Facts {
-                    entry,
-                    body,
-                    generation,
-                    reported: self.book.devices.get(&entry_key).cloned(),
-                };
-                let compose = move |current: &Value| {
-                    status::device::compose(&facts, current, selvedge_operator::clock::now())
-                };
-                (uid.to_string(), Box::new(compose))
-            }
-        };
-        Ok(Work {
-            target: job.target,
-            uid,
-            session: self.session.id(),
-            seq: job.seq,
-            known: job.known,
-            compose,
-        })
-    }
-
-    async fn written(
-        &mut self,
-        written: Result<(Target, Written), tokio::task::JoinError>,
-        socket: &mut Socket,
-    ) -> Result<(), Ended> {
-        let (target, written) = written.map_err(|_| Ended::Said("a status write panicked"))?;
-        let verdicts = self.book.written(&target, written);
-        if verdicts.is_empty() {
-            return Ok(());
-        }
-        send(socket, ToAgent::Verdicts(wire::Verdicts { verdicts })).await
-    }
 }
 
-fn view<'a>(index: &'a Index, hub: &'a Hub) -> View<'a> {
+pub(super) fn view<'a>(index: &'a Index, hub: &'a Hub) -> View<'a> {
     View { index, gate: &hub.removals, now: clock::now() }
 }
 
-async fn send(socket: &mut Socket, message: ToAgent) -> Result<(), Ended> {
-    Ok(socket.send(encode(&wire::ToAgent { message: Some(message) })).await?)
-}
-
-/// For logs and metrics.
-const fn reason(code: Code) -> &'static str {
-    match code {
-        Code::Unspecified => "unspecified",
-        Code::Stale => "stale",
-        Code::TryLater => "try_later",
-        Code::Denied => "denied",
-        Code::OtherCluster => "other_cluster",
-        Code::Protocol => "protocol",
-        Code::Superseded => "superseded",
+pub(super) async fn send(metrics: &Metrics, socket: &mut Socket, message: ToAgent) -> Result<(), Ended> {
+    let message = wire::ToAgent { message: Some(message) };
+    let frame = encode(&message);
+    if let Some(message) = &message.message {
+        metrics.sent(message, frame.len());
     }
+    Ok(socket.send(frame).await?)
 }

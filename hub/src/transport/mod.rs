@@ -4,9 +4,11 @@
 //! without one (identity rules 1 and 5). Every wait has a deadline, every buffer a bound: strangers reach
 //! this port.
 
+mod admit;
 mod drive;
 mod identity;
 mod socket;
+mod statuses;
 pub mod tls;
 
 use std::sync::Arc;
@@ -157,7 +159,7 @@ async fn session(
     let upgrade = hyper::upgrade::on(&mut request);
     door.tasks.clone().spawn(async move {
         match timeout(HANDSHAKE, upgrade).await {
-            Ok(Ok(upgraded)) => drive::run(socket::open(upgraded).await, peer, door).await,
+            Ok(Ok(upgraded)) => admit::run(socket::open(upgraded).await, peer, door).await,
             Ok(Err(error)) => tracing::debug!(%error, "a connection broke before it was a session"),
             Err(_) => {}
         }

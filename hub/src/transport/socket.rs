@@ -7,9 +7,13 @@ use futures::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use selvedge_protocol::MAX_FRAME_BYTES;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+
+use crate::faults::Fault;
 
 /// Frames of agents are small; the default of 128 KiB is 13 times what all else of a session takes.
 const READ_BUFFER: usize = 4096;
@@ -18,6 +22,12 @@ const WRITE_BUFFER: usize = MAX_FRAME_BYTES + 4096;
 /// A peer that takes no byte of a frame's rest for this long is gone, or reads on purpose too slowly. A delta
 /// of 256 KiB goes through a link of 10 KB/s in that time.
 const WRITE: Duration = Duration::from_secs(30);
+/// A goodbye at the WebSocket's level takes this long at most.
+const CLOSE: Duration = Duration::from_secs(1);
+/// What a broken peer still sends is read and dropped for this long and up to this size: a socket that is
+/// closed with bytes unread sends a reset, and the close code before it is lost.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: u64 = 4 * MAX_FRAME_BYTES as u64;
 
 /// See the module.
 pub struct Socket(WebSocketStream<TokioIo<Upgraded>>);
@@ -31,9 +41,33 @@ pub enum SocketError {
     /// It takes nothing.
     #[error("the agent took nothing for {} s", WRITE.as_secs())]
     Stuck,
-    /// Not binary frames of a WebSocket within the limits.
+    /// Not frames of a WebSocket within the limits, or no connection any more.
     #[error("the connection broke")]
-    Broken(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+    Broken(#[source] Box<Error>),
+    /// A frame of text.
+    #[error("the agent sent text")]
+    Text,
+}
+
+impl SocketError {
+    /// What the peer did wrong, if that is why.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Closed | Self::Stuck => None,
+            Self::Text => Some(Fault::TextFrame),
+            Self::Broken(error) => match **error {
+                Error::Capacity(_) => Some(Fault::OversizedFrame),
+                // A link that was cut, and what was on its way when we closed.
+                Error::Protocol(
+                    ProtocolError::ResetWithoutClosingHandshake
+                    | ProtocolError::SendAfterClosing
+                    | ProtocolError::ReceivedAfterClosing,
+                ) => None,
+                Error::Protocol(_) | Error::Utf8(_) => Some(Fault::BrokenWebSocket),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// A socket over an upgraded connection.
@@ -54,7 +88,8 @@ impl Socket {
             match self.0.next().await {
                 Some(Ok(Message::Binary(bytes))) => return Ok(bytes),
                 Some(Ok(Message::Close(_))) | None => return Err(SocketError::Closed),
-                // Pings are answered by the library; text means nothing here.
+                Some(Ok(Message::Text(_))) => return Err(SocketError::Text),
+                // Pings are answered by the library.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(SocketError::Broken(Box::new(error))),
             }
@@ -70,8 +105,19 @@ impl Socket {
         }
     }
 
-    /// Says goodbye at the WebSocket's level; a peer that does not take it is left.
-    pub async fn close(mut self) {
-        let _ = timeout(Duration::from_secs(1), self.0.close(None)).await;
+    /// Says goodbye at the WebSocket's level, to a broken peer with the code of its fault; one that does not
+    /// take it is left.
+    pub async fn close(mut self, fault: Option<Fault>) {
+        let frame = fault.map(|fault| CloseFrame { code: fault.close_code(), reason: fault.name().into() });
+        if timeout(CLOSE, self.0.close(frame)).await.is_err() || fault.is_none() {
+            return;
+        }
+        let stream = self.0.get_mut();
+        let rest = async {
+            stream.shutdown().await?;
+            copy(&mut stream.take(LINGER_BYTES), &mut sink()).await
+        };
+        // Whether the peer has read it is its own affair.
+        let _ = timeout(LINGER, Box::pin(rest)).await;
     }
 }

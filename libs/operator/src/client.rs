@@ -36,10 +36,24 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`].
 pub async fn connect() -> Result<Client, ClientError> {
+    client(true).await
+}
+
+/// The same without kube's own retries after 429, 503 and 504: for who paces all its requests together, and must
+/// see that the API server has too much to do.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn connect_without_retries() -> Result<Client, ClientError> {
+    client(false).await
+}
+
+async fn client(retries: bool) -> Result<Client, ClientError> {
     let mut config = Config::infer().await.map_err(ClientError::Config)?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(WRITE_TIMEOUT);
+    config.default_retry = retries;
     let url = config.cluster_url.to_string();
     Client::try_from(config).map_err(|source| ClientError::Client { url, source })
 }

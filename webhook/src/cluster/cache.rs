@@ -52,6 +52,7 @@ impl<T: Clone> Cache<T> {
             Event::Undecodable { .. }
             | Event::Bookmark { .. }
             | Event::WentBack { .. }
+            | Event::Recent { .. }
             | Event::Alive
             | Event::Failed { .. } => {}
         }

@@ -2,7 +2,7 @@
 //! rule 7).
 //!
 //! In: one stream per hub replica, dialled by the hub. Down go `Supersede` (a newer session of the node
-//! lives elsewhere) and `Deny` (the node is denied or deleted). Out: [`Presence`] of each node, and the
+//! lives elsewhere), `Duplicate` (two machines bear the node's identity) and `Deny` (it is denied or deleted). Out: [`Presence`] of each node, and the
 //! names of nodes to reconcile. [`state`] decides and knows no clock and no socket; the rest carries bytes.
 
 mod auth;

@@ -1,10 +1,19 @@
 //! All sessions as a plain value: reports in, orders and touched nodes out. Time comes in as an argument.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use selvedge_model::SessionId;
 use selvedge_protocol::controller::{self as wire, ToReplica, to_replica::Message};
+
+/// A node whose sessions are superseded while they live more often than this in [`A_WHILE`] is borne by two
+/// machines: one alone ends its session before it begins another, or loses it once in a while (sync rule 9).
+const TOO_OFTEN: usize = 3;
+/// See [`TOO_OFTEN`].
+const A_WHILE: SignedDuration = SignedDuration::from_secs(60);
+/// So long two machines count as such after the last of it. Hubs slow them to a turn a minute, so that this
+/// never ends before the next one.
+const DUPLICATE: SignedDuration = SignedDuration::from_secs(300);
 
 /// What a change asks for.
 #[derive(Debug, Default, PartialEq)]
@@ -64,6 +73,10 @@ struct Node {
     absent_since: Timestamp,
     /// Why no session is admitted.
     shut: Option<String>,
+    /// When live sessions were superseded, the last few.
+    superseded: VecDeque<Timestamp>,
+    /// Two machines bear it: until when that counts.
+    duplicate: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -246,8 +259,13 @@ impl Sessions {
             held: BTreeMap::new(),
             absent_since: now,
             shut: None,
+            superseded: VecDeque::new(),
+            duplicate: None,
         });
         effects.touched.push(node.name.clone());
+        if id(session) > node.newest && !node.held.is_empty() {
+            node.supersede(now);
+        }
         node.newest = node.newest.max(id(session));
         let held = Held { session: id(session), serial: session.certificate_serial.clone() };
         node.held.insert(replica.to_owned(), held);
@@ -255,6 +273,13 @@ impl Sessions {
             return self.deny(replica, uid, &reason, now, effects);
         }
         let newest = node.newest;
+        // Said before the order to end: who is told to end is told to stay away for a while.
+        if let Some(until) = node.duplicate.filter(|until| *until > now) {
+            for replica in node.held.keys().cloned().collect::<Vec<_>>() {
+                self.tell_duplicate(&replica, uid, until, now, effects);
+            }
+        }
+        let Some(node) = self.nodes.get(uid) else { return };
         let old = node.held.iter().filter(|(_, held)| held.session < newest);
         for replica in old.map(|(replica, _)| replica.clone()).collect::<Vec<_>>() {
             let supersede = |order| {
@@ -282,6 +307,20 @@ impl Sessions {
         }
     }
 
+    fn tell_duplicate(
+        &mut self,
+        replica: &str,
+        uid: &str,
+        until: Timestamp,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let seconds = u32::try_from(until.duration_since(now).as_secs()).unwrap_or(0);
+        let uid_too = uid.to_owned();
+        let duplicate = |order| Message::Duplicate(wire::Duplicate { order, uid: uid_too, seconds });
+        self.order(replica, uid, now, duplicate, effects);
+    }
+
     fn deny(&mut self, replica: &str, uid: &str, reason: &str, now: Timestamp, effects: &mut Effects) {
         let (to, why) = (uid.to_owned(), reason.to_owned());
         let deny = |order| Message::Deny(wire::Deny { order, uid: to, reason: why });
@@ -307,6 +346,19 @@ impl Sessions {
 }
 
 impl Node {
+    /// A session was superseded while it lived.
+    fn supersede(&mut self, now: Timestamp) {
+        self.superseded.retain(|at| now.duration_since(*at) < A_WHILE);
+        self.superseded.push_back(now);
+        let too_often = self.superseded.len() > TOO_OFTEN;
+        if too_often {
+            self.superseded.pop_front();
+        }
+        if too_often || self.duplicate.is_some_and(|until| until > now) {
+            self.duplicate = Some(now + DUPLICATE);
+        }
+    }
+
     fn drop_held(&mut self, replica: &str, now: Timestamp, effects: &mut Effects) {
         if self.held.remove(replica).is_some() {
             effects.touched.push(self.name.clone());

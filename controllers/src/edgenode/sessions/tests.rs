@@ -27,11 +27,13 @@ fn connected(replica: &str, counter: u64) -> Presence {
     Presence::Connected { replica: replica.into(), serial: format!("serial-{counter}") }
 }
 
-/// Orders as `<replica>: supersede <uid> <counter>` or `<replica>: deny <uid>`.
+/// Orders as `<replica>: supersede <uid> <counter>`, `<replica>: duplicate <uid> <seconds>` or `<replica>: deny
+/// <uid>`.
 fn orders(effects: &Effects) -> Vec<String> {
     let render = |(replica, order): &(String, ToReplica)| match order.message.as_ref().unwrap() {
         Message::Supersede(order) => format!("{replica}: supersede {} {}", order.uid, order.counter),
         Message::Deny(order) => format!("{replica}: deny {}", order.uid),
+        Message::Duplicate(order) => format!("{replica}: duplicate {} {}", order.uid, order.seconds),
         Message::Heartbeat(_) => unreachable!(),
     };
     effects.orders.iter().map(render).collect()
@@ -135,6 +137,49 @@ fn a_deleted_or_replaced_edge_node_is_denied_by_its_old_uid() {
 }
 
 #[test]
+fn two_machines_with_one_identity_are_named_on_the_fourth_turn_in_a_minute() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    sessions.connect("b", 2);
+    let places = [("a", 1), ("b", 2)];
+    let mut open = |counter: u64, second: u64| {
+        let (replica, stream) = places[counter as usize % 2];
+        orders(&sessions.report(replica, stream, &report(false, &[session("u", counter, false)]), at(second)))
+    };
+    let (first, said) = (open(1, 0), open(2, 5));
+    assert_eq!((first, said), (vec![], vec!["b: supersede u 2".to_owned()]));
+    assert_eq!(open(3, 10), ["a: supersede u 3"]);
+    assert_eq!(open(4, 15), ["b: supersede u 4"]);
+    let fourth = ["a: duplicate u 300", "b: duplicate u 300", "a: supersede u 5"];
+    assert_eq!(open(5, 20), fourth, "both are told, and who must end before that it must");
+    // Slowed, they take turns by the minute, and stay named.
+    assert_eq!(open(6, 80), ["a: duplicate u 300", "b: duplicate u 300", "b: supersede u 6"]);
+    // One was switched off; the other loses its session once.
+    assert_eq!(open(7, 500), ["a: supersede u 7"]);
+}
+
+#[test]
+fn a_machine_alone_is_never_two() {
+    let mut sessions = Sessions::new(at(0));
+    sessions.connect("a", 1);
+    let mut report_at = |closed, counter, second| {
+        orders(&sessions.report("a", 1, &report(false, &[session("u", counter, closed)]), at(second)))
+    };
+    // A session that ended before the next began; and half-open ones, now and then.
+    for counter in 1..20 {
+        assert_eq!(report_at(false, counter, counter), [""; 0]);
+        assert_eq!(report_at(true, counter, counter), [""; 0]);
+    }
+    for counter in 20..40 {
+        assert_eq!(report_at(false, counter, counter * 25), [""; 0]);
+    }
+    // The same news again is no other session.
+    for _ in 0..10 {
+        assert_eq!(report_at(false, 39, 39 * 25), [""; 0]);
+    }
+}
+
+#[test]
 fn nobody_is_missed_from_before_the_start() {
     let sessions = Sessions::new(at(1000));
     assert_eq!(sessions.presence("u"), absent(1000));
@@ -204,7 +249,12 @@ proptest! {
                 let effects = sessions.report(REPLICAS[replica], streams[replica], &report, now);
                 for (name, order) in effects.orders {
                     let replica = REPLICAS.iter().position(|replica| *replica == name).unwrap();
-                    let Some(Message::Supersede(order)) = order.message else { panic!("{order:?}") };
+                    let order = match order.message.unwrap() {
+                        Message::Supersede(order) => order,
+                        // Slows machines and ends nothing.
+                        Message::Duplicate(_) => continue,
+                        order => panic!("{order:?}"),
+                    };
                     let uid = UIDS.iter().position(|uid| *uid == order.uid).unwrap();
                     if let Some(counter) = held[replica][uid].filter(|held| *held < order.counter) {
                         held[replica][uid] = None;

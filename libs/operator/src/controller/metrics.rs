@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry, exponential_buckets};
 
 use super::{Classified, Next};
@@ -22,31 +23,42 @@ impl Metrics {
     /// # Errors
     /// When the prefix is no metric name or was registered before.
     pub fn new(prefix: &str, registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<_, prometheus::Error> {
-            let counters = IntCounterVec::new(Opts::new(format!("{prefix}_{name}"), help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok(counters)
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(format!("{prefix}_{name}"), help), labels)
         };
         // 1 ms to 32 s.
         let buckets = exponential_buckets(0.001, 2.0, 16)?;
-        let name = format!("{prefix}_reconcile_duration_seconds");
         let duration =
-            Histogram::with_opts(HistogramOpts::new(name, "Time a reconcile took.").buckets(buckets))?;
-        registry.register(Box::new(duration.clone()))?;
-        Ok(Self {
+            HistogramOpts::new(format!("{prefix}_reconcile_duration_seconds"), "Time a reconcile took.");
+        let metrics = Self {
             reconciles: counters(
                 "reconciles_total",
                 "Reconciles by result: ok or the class of the error.",
                 &["result"],
             )?,
             errors: counters("reconcile_errors_total", "Failed reconciles by error.", &["error"])?,
-            duration,
+            duration: Histogram::with_opts(duration.buckets(buckets))?,
             watch_errors: counters(
                 "watch_errors_total",
                 "Watches that failed, and objects held aside because they do not decode.",
                 &["kind", "reason"],
             )?,
-        })
+        };
+        for collector in metrics.collectors() {
+            registry.register(collector)?;
+        }
+        Ok(metrics)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![
+            Box::new(self.reconciles.clone()),
+            Box::new(self.errors.clone()),
+            Box::new(self.duration.clone()),
+            Box::new(self.watch_errors.clone()),
+        ]
     }
 
     pub(super) fn reconciled(&self, result: &Result<Next, impl Classified>, took: Duration) {

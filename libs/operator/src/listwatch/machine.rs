@@ -94,6 +94,8 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A loop that has read nothing.
+    #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
             at: None,

@@ -9,12 +9,15 @@
 //! consumer's function; out go events into a bounded channel. What does not decode is passed on as
 //! [`Undecodable`] and wedges nothing.
 //!
-//! `machine` decides, purely, what to do next; `request` talks to the API server; [`ListWatch::run`] joins
-//! them.
+//! [`machine`] decides, purely, what to do next; [`held`] knows when an object went back; `request` talks to the
+//! API server; [`ListWatch::run`] joins them.
 
-mod machine;
+pub mod held;
+pub mod machine;
 mod request;
 mod run;
+
+use std::time::Instant;
 
 use kube::core::ApiResource;
 
@@ -63,13 +66,20 @@ pub enum Event<T> {
         /// The revision.
         revision: Revision,
     },
-    /// Proof of a restore: the API server's most recent state is at a lower revision than one that was
-    /// seen. A [`Listed`](Self::Listed) of the restored state follows.
+    /// Proof of a restore: the API server's most recent state, or one object of it, is at a lower revision
+    /// than one that was seen. A [`Listed`](Self::Listed) of the restored state follows.
     WentBack {
-        /// The highest revision seen.
+        /// The highest revision seen, of all or of the object.
         seen: Revision,
-        /// The most recent revision now.
+        /// What that revision is now.
         now: Revision,
+    },
+    /// The most recent revision: of a list, after its [`Listed`](Self::Listed), or of a look at it alone.
+    Recent {
+        /// The revision.
+        revision: Revision,
+        /// When it was asked for: it is not older than what anybody had seen by then.
+        asked: Instant,
     },
     /// The API server answered though there was nothing to say: a watch started or ended in order.
     Alive,

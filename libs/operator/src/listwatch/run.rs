@@ -12,7 +12,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::machine::{Machine, Outcome, Revision, Step};
+use super::held::Held;
+use super::machine::{Machine, Outcome, Revision, Step, WentBack};
 use super::request::{ListWatchError, number, page, probe, prune, revision, watch};
 use super::{Event, Target, Undecodable};
 
@@ -74,30 +75,40 @@ impl<D> ListWatch<D> {
         D: Fn(Value) -> Result<T, E>,
     {
         let mut machine = Machine::new(Instant::now());
+        let mut held = Held::default();
         loop {
+            let asked = Instant::now().into_std();
             let done = match machine.next(Instant::now()) {
                 Step::Wait(delay) => {
                     sleep(delay).await;
                     continue;
                 }
-                Step::List => match self.list().await {
-                    Ok((revision, event)) => {
-                        self.recent(&mut machine, Outcome::Listed(revision), out).await?;
+                Step::List => match self.list(&mut held).await {
+                    Ok((revision, went_back, event)) => {
+                        let back = machine.on(Outcome::Listed(revision), Instant::now());
+                        say_back(back.or(went_back), out).await?;
                         emit(out, event).await?;
+                        emit(out, Event::Recent { revision, asked }).await?;
                         continue;
                     }
                     Err(error) => Err(error),
                 },
                 Step::Probe => match probe(&self.client, &self.target).await {
                     Ok(revision) => {
-                        self.recent(&mut machine, Outcome::Probed(revision), out).await?;
-                        emit(out, Event::Alive).await?;
+                        let back = machine.on(Outcome::Probed(revision), Instant::now());
+                        if back.is_some() {
+                            // Said once: the list that follows has every object that went back.
+                            held = Held::default();
+                        }
+                        say_back(back, out).await?;
+                        emit(out, Event::Recent { revision, asked }).await?;
                         continue;
                     }
                     Err(error) => Err(error),
                 },
                 Step::Watch { from, seconds, pokable } => {
-                    self.watch(&mut machine, from, seconds, pokable, out).await?
+                    let known = (&mut machine, &mut held);
+                    self.watch(known, from, seconds, pokable, out).await?
                 }
             };
             let outcome = match done {
@@ -112,24 +123,30 @@ impl<D> ListWatch<D> {
         }
     }
 
-    /// The full set, page by page.
-    async fn list<T, E: Display>(&self) -> Result<(Revision, Event<T>), ListWatchError>
+    /// The full set, page by page; and whether an object of it went back.
+    async fn list<T, E: Display>(
+        &self,
+        held: &mut Held,
+    ) -> Result<(Revision, Option<WentBack>, Event<T>), ListWatchError>
     where
         D: Fn(Value) -> Result<T, E>,
     {
         let (mut objects, mut undecodable, mut token) = (Vec::new(), Vec::new(), None);
+        let mut seen = Vec::new();
         loop {
             let page = page(&self.client, &self.target, token.as_deref()).await?;
             let revision = page.revision(&self.target)?;
             token = page.next();
             for object in page.items {
+                seen.push((uid(&object).to_owned(), self::revision(&object, &self.target)?));
                 match self.decode(object) {
                     Ok(object) => objects.push(object),
                     Err(object) => undecodable.push(object),
                 }
             }
             if token.is_none() {
-                return Ok((revision, Event::Listed { revision, objects, undecodable }));
+                let back = held.listed(seen.iter().map(|(uid, revision)| (uid.as_str(), *revision)));
+                return Ok((revision, back, Event::Listed { revision, objects, undecodable }));
             }
         }
     }
@@ -137,7 +154,7 @@ impl<D> ListWatch<D> {
     /// One watch to its end.
     async fn watch<T, E: Display>(
         &self,
-        machine: &mut Machine,
+        (machine, held): (&mut Machine, &mut Held),
         from: Revision,
         seconds: u32,
         pokable: bool,
@@ -166,7 +183,7 @@ impl<D> ListWatch<D> {
                 Ok(Some(Err(error))) => return Ok(Err(error)),
                 Ok(Some(Ok(event))) => event,
             };
-            match self.said(event) {
+            match self.said(event, held) {
                 Ok((revision, event)) => {
                     machine.on(Outcome::Reached(revision), Instant::now());
                     emit(out, event).await?;
@@ -176,7 +193,11 @@ impl<D> ListWatch<D> {
         }
     }
 
-    fn said<T, E: Display>(&self, event: WatchEvent<Value>) -> Result<(Revision, Event<T>), ListWatchError>
+    fn said<T, E: Display>(
+        &self,
+        event: WatchEvent<Value>,
+        held: &mut Held,
+    ) -> Result<(Revision, Event<T>), ListWatchError>
     where
         D: Fn(Value) -> Result<T, E>,
     {
@@ -195,6 +216,11 @@ impl<D> ListWatch<D> {
             }
         };
         let revision = revision(&object, &self.target)?;
+        if deleted {
+            held.deleted(uid(&object));
+        } else {
+            held.saw(uid(&object), revision);
+        }
         let event = match (self.decode(object), deleted) {
             (Ok(object), false) => Event::Applied { revision, object },
             (Ok(object), true) => Event::Deleted { revision, object },
@@ -212,17 +238,16 @@ impl<D> ListWatch<D> {
         let (namespace, name, uid) = (text("namespace"), text("name"), text("uid"));
         (self.decode)(object).map_err(|error| Undecodable { namespace, name, uid, error: error.to_string() })
     }
+}
 
-    async fn recent<T>(
-        &self,
-        machine: &mut Machine,
-        outcome: Outcome,
-        out: &mpsc::Sender<Event<T>>,
-    ) -> Result<(), Closed> {
-        match machine.on(outcome, Instant::now()) {
-            Some(back) => emit(out, Event::WentBack { seen: back.seen, now: back.now }).await,
-            None => Ok(()),
-        }
+fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+async fn say_back<T>(back: Option<WentBack>, out: &mpsc::Sender<Event<T>>) -> Result<(), Closed> {
+    match back {
+        Some(WentBack { seen, now }) => emit(out, Event::WentBack { seen, now }).await,
+        None => Ok(()),
     }
 }
 

@@ -1,0 +1,163 @@
+//! The agents' door over real TLS on loopback, with agents in this process and no API server: the index is
+//! fed by hand.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod rig;
+
+use selvedge_agent::ledger::Machine;
+use selvedge_hub::index::{Event, ObjectKey, Resource};
+use selvedge_hub::removals::{Crd, CrdState};
+use selvedge_protocol::agent::{refused::Code, to_agent::Message as ToAgent};
+use selvedge_protocol::{JOIN_PATH, SESSION_PATH, encode, join, proof};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use rig::{CLUSTER, Ca, Rig, SOON, has, machine, now, revision};
+
+#[tokio::test]
+async fn an_agent_gets_its_set_changes_and_removals() {
+    let mut rig = Rig::new().await;
+    rig.application("web-1", "web:1");
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, |machine| machine.synced() && has(machine, "Workload/shop/web")).await;
+    assert!(has(&machine, "NodeSettings/node"));
+    assert_eq!(revision(&machine).as_deref(), Some("web-1"));
+
+    rig.application("web-2", "web:2");
+    agent.until(&mut machine, |machine| revision(machine).as_deref() == Some("web-2")).await;
+
+    rig.revision += 1;
+    let (key, revision) = (ObjectKey::new("shop", "web"), rig.revision);
+    rig.apply(Event::Gone { resource: Resource::EdgeApplications, key, revision, watched: true });
+    // The CRD is read after the deletion was seen: it stands.
+    rig.hub.removals.read(Crd::EdgeApplications, CrdState::Stands { uid: "crd".into() }, now());
+    rig.hub.sessions.wake_waiting();
+    agent.until(&mut machine, |machine| !has(machine, "Workload/shop/web")).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_deleted_crd_empties_no_node() {
+    let mut rig = Rig::new().await;
+    rig.application("web-1", "web:1");
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, |machine| machine.synced() && has(machine, "Workload/shop/web")).await;
+    rig.revision += 1;
+    let (key, revision) = (ObjectKey::new("shop", "web"), rig.revision);
+    rig.apply(Event::Gone { resource: Resource::EdgeApplications, key, revision, watched: true });
+    rig.hub.removals.read(Crd::EdgeApplications, CrdState::Going, now());
+    rig.hub.sessions.wake_waiting();
+    // Whatever comes after it finds the workload still there.
+    rig.put(
+        Resource::EdgeNodes,
+        json!({"metadata": {"name": "n1", "uid": "u1", "labels": {"tier": "shop", "new": "1"}}}),
+    );
+    let before = machine.meta().digest;
+    agent.until(&mut machine, |machine| machine.meta().digest != before).await;
+    assert!(has(&machine, "Workload/shop/web"));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_newer_session_ends_an_older_and_an_equal_digest_needs_one_frame() {
+    let mut rig = Rig::new().await;
+    rig.application("web-1", "web:1");
+    let mut machine = machine();
+    let mut first = rig.agent(&mut machine, 1).await;
+    first.until(&mut machine, Machine::synced).await;
+    let mut second = rig.agent(&mut machine, 2).await;
+    assert!(matches!(second.receive().await, Some(ToAgent::Welcome(_))));
+    assert!(matches!(second.receive().await, Some(ToAgent::InSync(_))));
+    loop {
+        match first.receive().await {
+            Some(ToAgent::Refused(refused)) => break assert_eq!(refused.code(), Code::Superseded),
+            Some(_) => {}
+            None => panic!("the older session ended without a word"),
+        }
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_lost_ledger_heals_and_a_denied_node_is_refused() {
+    let mut rig = Rig::new().await;
+    let mut old = machine();
+    for nonce in 1..4 {
+        rig.agent(&mut old, nonce).await.until(&mut old, Machine::synced).await;
+    }
+    let mut new = machine();
+    let mut agent = rig.agent(&mut new, 9).await;
+    let Some(ToAgent::Refused(refused)) = agent.receive().await else { panic!("an old session was taken") };
+    assert_eq!(refused.code(), Code::Stale);
+    new.receive(agent.id, ToAgent::Refused(refused)).unwrap();
+    let mut agent = rig.agent(&mut new, 10).await;
+    agent.until(&mut new, Machine::synced).await;
+
+    rig.node(json!({"denied": true}));
+    let Some(ToAgent::Refused(refused)) = agent.receive().await else {
+        panic!("a denied node's session lives")
+    };
+    assert_eq!(refused.code(), Code::Denied);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_drained_replica_says_goodbye() {
+    let rig = Rig::new().await;
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    rig.drain.cancel();
+    let Some(ToAgent::Goodbye(goodbye)) = agent.receive().await else { panic!("no goodbye") };
+    assert!(!goodbye.behind && goodbye.retry_after_ms <= 1_000);
+    assert!(agent.receive().await.is_none());
+    rig.end().await;
+}
+
+/// The whole answer to one request, as text.
+async fn ask(mut stream: TlsStream<TcpStream>, head: &str, body: &[u8]) -> String {
+    let request = format!(
+        "{head} HTTP/1.1\r\nHost: hub.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[request.as_bytes(), body].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("no answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn strangers_get_no_session_and_learn_nothing_from_a_join() {
+    let rig = Rig::new().await;
+    let answer = ask(rig.tls(None).await.unwrap(), &format!("GET {SESSION_PATH}"), b"").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let join = |node: &str| {
+        let message = proof::join(CLUSTER, node, b"csr");
+        let signature = proof::sign_join(&[9; 32], &message).unwrap();
+        let csr_der = b"csr".to_vec();
+        encode(&join::JoinRequest { cluster_id: CLUSTER.into(), node: node.into(), csr_der, signature })
+    };
+    let path = format!("POST {JOIN_PATH}");
+    let known = ask(rig.tls(None).await.unwrap(), &path, &join("n1")).await;
+    let unknown = ask(rig.tls(None).await.unwrap(), &path, &join("nobody")).await;
+    assert!(known.starts_with("HTTP/1.1 403"), "{known}");
+    let said =
+        |answer: &str| answer.lines().filter(|line| !line.starts_with("date")).collect::<Vec<_>>().join("\n");
+    assert_eq!(said(&known), said(&unknown));
+    // A certificate of another CA does not even come through the handshake.
+    let foreign = Ca::new().agent("n1", "u1");
+    let refused = match rig.tls(Some(foreign)).await {
+        // In TLS 1.3 the client hears of it with its first read.
+        Ok(mut stream) => stream.read(&mut [0; 1]).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused, "a foreign certificate was taken");
+    rig.end().await;
+}
