@@ -19,9 +19,12 @@ use crate::{
     status::{self, ServerError},
 };
 
+const PROXIES: &str = "Hubs are reached through HTTPS_PROXY, http://[user:password@]host:port, but for the \
+    hosts, domains, addresses and networks (10.0.0.0/8) of NO_PROXY.";
+
 /// The agent of an edge node: runs what the cluster wants here, with or without a way to it.
 #[derive(Debug, Parser)]
-#[command(name = "selvedge-agent", version)]
+#[command(name = "selvedge-agent", version, after_help = PROXIES)]
 pub struct Cli {
     /// What is logged to stderr: error, warn, info, debug, trace, or by target (info,selvedge_agent=debug)
     #[arg(long, global = true, env = "SELVEDGE_LOG", default_value = "info")]

@@ -17,7 +17,7 @@ use crate::{
     devices::Devices,
     identity::{Identity, IdentityError},
     ledger::{self, Desired, LedgerError, OpenError, StoreError},
-    link::{Link, LinkHandles, LinkStatus},
+    link::{Counters, Link, LinkHandles, LinkStatus},
     node::AGENT_VERSION,
     reconciler::Reconciler,
     report::{Book, Reporter},
@@ -83,6 +83,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (notes_out, notes) = mpsc::channel(QUEUE);
     let (questions_out, questions) = mpsc::channel(QUESTIONS);
     let notice = opened.notice.clone();
+    let counters = Arc::new(Counters::default());
     tracing::info!(
         node = identity.node,
         cluster = identity.cluster,
@@ -122,6 +123,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         hubs: config.hubs,
         handles: LinkHandles { ledger: handle, verdicts: verdicts_out, uplink: uplink_out },
         status: link_out,
+        counters: Arc::clone(&counters),
         latest: meta.latest_time,
     };
     let token = stop.clone();
@@ -129,7 +131,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         task.run(token).await;
         Ok("link")
     });
-    let sources = Sources { identity, link, desired, questions: questions_out };
+    let sources = Sources { identity, link, counters, desired, questions: questions_out };
     let token = stop.clone();
     tasks.spawn(async move {
         server.run(sources, token).await;

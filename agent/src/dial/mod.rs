@@ -6,10 +6,13 @@ mod endpoint;
 mod proxy;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::{io, time::Duration};
 
 pub use endpoint::{Endpoint, EndpointError};
-pub use proxy::{Proxy, ProxyError};
+pub use proxy::{Proxy, ProxyError, ProxySettings};
 pub use tls::{Tls, TlsError};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -53,23 +56,31 @@ pub enum DialError {
     },
 }
 
-/// Dials a hub, within a deadline.
+/// Dials a hub, within a deadline, through the proxy that the environment names.
 ///
 /// # Errors
 /// [`DialError`].
 pub async fn dial(endpoint: &Endpoint, tls: &Tls) -> Result<TlsStream<TcpStream>, DialError> {
-    let to = endpoint.authority();
-    timeout(DIAL_TIMEOUT, connect(endpoint, tls)).await.unwrap_or(Err(DialError::Timeout { to }))
+    dial_through(&ProxySettings::from_env(), endpoint, tls).await
 }
 
-async fn connect(endpoint: &Endpoint, tls: &Tls) -> Result<TlsStream<TcpStream>, DialError> {
+async fn dial_through(
+    proxies: &ProxySettings,
+    endpoint: &Endpoint,
+    tls: &Tls,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let to = endpoint.authority();
+    timeout(DIAL_TIMEOUT, connect(proxies, endpoint, tls)).await.unwrap_or(Err(DialError::Timeout { to }))
+}
+
+async fn connect(
+    proxies: &ProxySettings,
+    endpoint: &Endpoint,
+    tls: &Tls,
+) -> Result<TlsStream<TcpStream>, DialError> {
     let to = endpoint.authority();
     let through = |source| DialError::Proxy { to: to.clone(), source };
-    let variable = |upper: &str| {
-        std::env::var(upper).or_else(|_| std::env::var(upper.to_lowercase())).unwrap_or_default()
-    };
-    let proxy =
-        Proxy::for_host(&variable("HTTPS_PROXY"), &variable("NO_PROXY"), &endpoint.host).map_err(through)?;
+    let proxy = proxies.proxy_for(&endpoint.host).map_err(through)?;
     let first = proxy.as_ref().map_or(&to, |proxy| &proxy.authority);
     let tcp = TcpStream::connect(first).await;
     let mut tcp = tcp.map_err(|source| DialError::Connect { to: first.clone(), source })?;

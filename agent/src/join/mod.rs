@@ -132,7 +132,19 @@ pub async fn join(token: &JoinToken, state_dir: &Path, patience: Duration) -> Re
         Ok(_) | Err(IdentityError::NotJoined(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let request = request(token, &identity::key(state_dir)?)?;
+    let identity = obtain(token, &identity::key(state_dir)?, patience).await?;
+    identity.store(state_dir)?;
+    Ok(identity)
+}
+
+/// Joins with a key that the caller keeps, and keeps nothing itself: for those who hold many identities.
+/// The key must be kept before this is called, because the join key is used up by the first that asks.
+///
+/// # Errors
+/// [`JoinError`], each with what to do.
+pub async fn obtain(token: &JoinToken, key: &KeyPair, patience: Duration) -> Result<Identity, JoinError> {
+    let joined_with = hex(&proof::join_public_key(&token.seed()?)?);
+    let request = request(token, key)?;
     let tls = Tls::pinned(token.ca_pin()?)?;
     let hubs: Vec<Endpoint> = token.hub.iter().map(|hub| hub.parse()).collect::<Result<_, _>>()?;
     let node = token.node.clone();
@@ -160,7 +172,7 @@ pub async fn join(token: &JoinToken, state_dir: &Path, patience: Duration) -> Re
     let Ok(answer) = answer else { return Err(JoinError::GaveUp { node, waited: patience, last }) };
     let response = answer.ok_or(JoinError::Refused { node })?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let identity = Identity {
+    Ok(Identity {
         cluster: token.cluster.clone(),
         node: token.node.clone(),
         node_uid: response.node_uid,
@@ -168,9 +180,7 @@ pub async fn join(token: &JoinToken, state_dir: &Path, patience: Duration) -> Re
         certificate_chain: text(response.certificate_chain_pem),
         ca_bundle: text(response.ca_bundle_pem),
         joined_with,
-    };
-    identity.store(state_dir)?;
-    Ok(identity)
+    })
 }
 
 fn request(token: &JoinToken, key: &KeyPair) -> Result<Bytes, JoinError> {

@@ -46,6 +46,13 @@ impl SqliteStore {
         Ok(Self { connection })
     }
 
+    /// The connection, for tests alone: one turns syncing off through it, to show what that would lose.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The reports that wait for a verdict.
     ///
     /// # Errors

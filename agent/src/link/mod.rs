@@ -4,13 +4,14 @@
 //! messages of the hub to ledger and report task, and [`LinkStatus`]. No refusal of a hub makes it stop;
 //! it only waits longer (sync rule 13).
 
+mod counters;
 mod session;
 mod status;
 
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use selvedge_protocol::{
     MAX_FRAME_BYTES, SESSION_PATH,
@@ -29,7 +30,10 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 
 use self::session::{Ended, Session};
-pub use self::status::LinkStatus;
+pub use self::{
+    counters::{Counters, Counts, Traffic},
+    status::LinkStatus,
+};
 use crate::{
     backoff::{Backoff, directed},
     chain::chain,
@@ -103,6 +107,24 @@ enum NoSession {
     Ledger(#[from] ledger::Stopped),
 }
 
+impl NoSession {
+    /// How far the try came, as a label.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "NoIdentity",
+            Self::Endpoint(_) => "NoEndpoint",
+            Self::Tls(_) => "TlsSetup",
+            Self::Dial(DialError::Connect { .. }) => "ConnectFailed",
+            Self::Dial(DialError::Proxy { .. }) => "ProxyFailed",
+            Self::Dial(DialError::Tls { .. }) => "TlsFailed",
+            Self::Dial(DialError::Timeout { .. }) => "DialTimeout",
+            Self::Upgrade(_) => "UpgradeFailed",
+            Self::UpgradeTimeout => "UpgradeTimeout",
+            Self::Ledger(_) => "LedgerStopped",
+        }
+    }
+}
+
 /// The link of one agent.
 pub struct Link {
     /// Where the identity is.
@@ -113,6 +135,8 @@ pub struct Link {
     pub handles: LinkHandles,
     /// Told to whoever asks.
     pub status: watch::Sender<LinkStatus>,
+    /// Of everything that goes over it.
+    pub counters: Arc<Counters>,
     /// Time known to have passed, Unix seconds.
     pub latest: u64,
 }
@@ -135,13 +159,17 @@ impl Link {
             let (reason, wait) = match result {
                 Ok(Ended::Stopping) => return,
                 Ok(ended) => {
+                    self.counters.ended(ended.name());
                     redirects = match ended {
                         Ended::Goodbye { behind: true, .. } => redirects + 1,
                         _ => 0,
                     };
                     (chain(&ended), wait(&ended, &mut backoff))
                 }
-                Err(error) => (chain(&error), backoff.next(rand::random())),
+                Err(error) => {
+                    self.counters.dialled(error.name());
+                    (chain(&error), backoff.next(rand::random()))
+                }
             };
             turn = turn.wrapping_add(1);
             tracing::warn!(
@@ -182,6 +210,7 @@ impl Link {
             dialled = Box::pin(dialled) => dialled?,
         };
         let dialled = self.handles.ledger.hello(rand::random(), redirects).await?;
+        self.counters.dialled("Connected");
         let session = dialled.session;
         let (latest, handles, status) = (&mut self.latest, &self.handles, &self.status);
         let mut welcomed = |welcome: &wire::Welcome| {
@@ -199,7 +228,9 @@ impl Link {
             // When the ledger is too busy the next Welcome tells it.
             let _ = handles.ledger.note_time(told);
         };
-        let session = Session { socket: &mut socket, dialled, handles, welcomed: &mut welcomed, stop };
+        let counters = &self.counters;
+        let session =
+            Session { socket: &mut socket, dialled, handles, counters, welcomed: &mut welcomed, stop };
         let ended = session.run().await;
         // A clean end lets the hub know at once; a broken connection cannot be told anything.
         let _ = timeout(Duration::from_secs(1), socket.close(None)).await;

@@ -16,7 +16,7 @@ use selvedge_protocol::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LinkHandles, Uplink};
+use super::{Counters, LinkHandles, Uplink};
 use crate::{
     clock,
     ledger::{Dialled, FromLedger},
@@ -80,6 +80,31 @@ pub enum Ended {
     Stopping,
 }
 
+impl Ended {
+    /// How, as a label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Silent(_) => "Silent",
+            Self::Socket(_) => "Broken",
+            Self::Closed => "Closed",
+            Self::Malformed(_) => "Malformed",
+            Self::Refused { code, .. } => match code {
+                Code::Unspecified => "Refused",
+                Code::Stale => "RefusedStale",
+                Code::TryLater => "RefusedTryLater",
+                Code::Denied => "RefusedDenied",
+                Code::OtherCluster => "RefusedOtherCluster",
+                Code::Protocol => "RefusedProtocol",
+                Code::Superseded => "RefusedSuperseded",
+            },
+            Self::Goodbye { behind: true, .. } => "SentAwayBehind",
+            Self::Goodbye { .. } => "SentAway",
+            Self::GivenUp(_) => "GivenUp",
+            Self::Stopping => "Stopping",
+        }
+    }
+}
+
 impl From<SocketError> for Ended {
     fn from(error: SocketError) -> Self {
         match error {
@@ -97,6 +122,8 @@ pub struct Session<'a, S> {
     pub dialled: Dialled,
     /// Ledger and reports.
     pub handles: &'a LinkHandles,
+    /// Of messages both ways.
+    pub counters: &'a Counters,
     /// Called once, with the Welcome, when the session is up.
     pub welcomed: &'a mut (dyn FnMut(&wire::Welcome) + Send),
     /// The agent stops.
@@ -123,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Ended::Stopping),
-                frame = next(self.socket) => {
+                frame = next(self.socket, self.counters) => {
                     heard = Instant::now();
                     if let Some(message) = frame? {
                         self.receive(message, heartbeat).await?;
@@ -138,10 +165,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     FromLedger::Close(why) => return Err(Ended::GivenUp(why)),
                 },
                 Some(report) = reports.recv() => self.send(Up::Report(report), heartbeat).await?,
+                () = sleep_until(heard + heartbeat * 2) => return Err(Ended::Silent(heartbeat * 2)),
                 _ = beat.tick() => {
-                    if heard.elapsed() > heartbeat * 2 {
-                        return Err(Ended::Silent(heartbeat * 2));
-                    }
                     let unix_ms = i64::try_from(clock::unix()).unwrap_or(i64::MAX).saturating_mul(1000);
                     self.send(Up::Heartbeat(wire::Heartbeat { unix_ms }), heartbeat).await?;
                 }
@@ -153,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn greeting(&mut self) -> Result<Duration, Ended> {
         let greeting = async {
             loop {
-                if let Some(message) = next(self.socket).await? {
+                if let Some(message) = next(self.socket, self.counters).await? {
                     return Ok::<_, Ended>(message);
                 }
             }
@@ -168,6 +193,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             self.receive(message, HEARTBEAT).await?;
             return Err(Ended::GivenUp("the hub did not begin with a Welcome".into()));
         };
+        if !selvedge_protocol::speaks(welcome.protocol) {
+            return Err(Ended::GivenUp(format!(
+                "the hub chose protocol {}, which was not offered",
+                welcome.protocol
+            )));
+        }
         let heartbeat = match welcome.heartbeat_ms {
             0 => HEARTBEAT,
             asked => Duration::from_millis(asked.clamp(*HEARTBEAT_RANGE.start(), *HEARTBEAT_RANGE.end())),
@@ -217,22 +248,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// A hub that takes nothing for two heartbeats is as good as gone.
     async fn send(&mut self, message: Up, heartbeat: Duration) -> Result<(), Ended> {
-        let frame = selvedge_protocol::encode(&ToHub { message: Some(message) });
-        let deadline = heartbeat * 2;
-        timeout(deadline, self.socket.send(Frame::Binary(frame)))
-            .await
-            .map_err(|_| Ended::Silent(deadline))?
-            .map_err(Ended::from)
+        let message = ToHub { message: Some(message) };
+        let frame = selvedge_protocol::encode(&message);
+        let (deadline, bytes) = (heartbeat * 2, frame.len());
+        let sent = timeout(deadline, self.socket.send(Frame::Binary(frame)));
+        sent.await.map_err(|_| Ended::Silent(deadline))??;
+        if let Some(message) = &message.message {
+            self.counters.sent(message, bytes);
+        }
+        Ok(())
     }
 }
 
 /// The next message; None for frames that are none, and for messages of a newer hub.
-async fn next<S>(socket: &mut WebSocketStream<S>) -> Result<Option<FromHub>, Ended>
+async fn next<S>(socket: &mut WebSocketStream<S>, counters: &Counters) -> Result<Option<FromHub>, Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     match socket.next().await {
-        Some(Ok(Frame::Binary(frame))) => Ok(selvedge_protocol::decode::<ToAgent>(frame)?.message),
+        Some(Ok(Frame::Binary(frame))) => {
+            let bytes = frame.len();
+            let message = selvedge_protocol::decode::<ToAgent>(frame)?.message;
+            counters.received(message.as_ref(), bytes);
+            Ok(message)
+        }
         Some(Ok(Frame::Close(_))) | None => Err(Ended::Closed),
         Some(Ok(_)) => Ok(None),
         Some(Err(error)) => Err(error.into()),

@@ -1,5 +1,7 @@
 //! The link, the ledger's thread and the report task against a hub over real TLS.
 
+mod silence;
+
 use std::{sync::Arc, time::Duration};
 
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, canonical_json};
@@ -16,8 +18,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, LinkHandles, LinkStatus};
+use super::{
+    Counters, Ended, FIRST_RETRY, LONGEST_DIRECTED, Link, LinkHandles, LinkStatus, REFUSED_RETRY,
+    SLOWEST_RETRY, wait,
+};
 use crate::{
+    backoff::Backoff,
     clock,
     fakehub::{CLUSTER, FakeHub, HubSession},
     ledger::{self, Desired, RowKey},
@@ -29,8 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An agent without containers and devices.
 struct Agent {
-    _dir: TempDir,
+    dir: TempDir,
     status: watch::Receiver<LinkStatus>,
+    counters: Arc<Counters>,
     desired: watch::Receiver<Arc<Desired>>,
     notes: mpsc::Sender<Vec<Note>>,
     stop: CancellationToken,
@@ -41,6 +48,11 @@ impl Agent {
     fn start(hub: &FakeHub, known: &FakeHub) -> Self {
         let dir = tempfile::tempdir().unwrap();
         known.identify(dir.path());
+        Self::start_in(dir, hub)
+    }
+
+    /// Starts on a state directory that has an identity.
+    fn start_in(dir: TempDir, hub: &FakeHub) -> Self {
         let mut opened = ledger::open(dir.path(), "1", CLUSTER).unwrap();
         let book = Book::open(opened.machine.meta().boots, opened.machine.store().reports().unwrap());
         let (handle, inbox) = ledger::Handle::new();
@@ -50,6 +62,7 @@ impl Agent {
         let (verdicts_out, verdicts) = mpsc::channel(8);
         let (notes_out, notes) = mpsc::channel(8);
         let (_, questions) = mpsc::channel(1);
+        let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn_blocking(move || ledger::run(opened, inbox, desired_out).unwrap());
@@ -62,18 +75,21 @@ impl Agent {
             hubs: vec![hub.url()],
             handles: LinkHandles { ledger: handle, verdicts: verdicts_out, uplink: uplink_out },
             status: status_out,
+            counters: Arc::clone(&counters),
             latest: 0,
         };
         let token = stop.clone();
         tasks.spawn(async move { link.run(token).await });
-        Self { _dir: dir, status, desired, notes: notes_out, stop, tasks }
+        Self { dir, status, counters, desired, notes: notes_out, stop, tasks }
     }
 
-    async fn stop(mut self) {
+    /// Stops it as SIGTERM does; gives its state directory.
+    async fn stop(mut self) -> TempDir {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
+        self.dir
     }
 
     async fn down(&mut self) -> LinkStatus {
@@ -96,7 +112,6 @@ fn welcome(unix: u64) -> Down {
         protocol: 1,
         cluster_id: CLUSTER.into(),
         unix_ms: i64::try_from(unix * 1000).unwrap(),
-        heartbeat_ms: 200,
         ..Default::default()
     })
 }
@@ -193,7 +208,13 @@ async fn a_silent_hub_is_noticed_within_two_heartbeats_and_dialled_again() {
     let story = async {
         let mut silent = hub.accept().await;
         hello(&mut silent).await;
-        silent.send(welcome(clock::unix())).await;
+        let welcome = wire::Welcome {
+            protocol: 1,
+            cluster_id: CLUSTER.into(),
+            heartbeat_ms: 200,
+            ..Default::default()
+        };
+        silent.send(Down::Welcome(welcome)).await;
         // Not dropped: the connection is open, only nothing comes.
         let status = agent.down().await;
         assert!(status.reason.contains("silent"), "{status:?}");
@@ -201,7 +222,56 @@ async fn a_silent_hub_is_noticed_within_two_heartbeats_and_dialled_again() {
         hello(&mut next).await;
     };
     timeout(PATIENCE, story).await.unwrap();
+    let counts = agent.counters.counts();
+    assert_eq!(counts.sessions_ended["Silent"], 1);
+    assert_eq!(counts.dials["Connected"], 2);
+    assert_eq!(counts.received["Welcome"].messages, 1);
+    assert!(counts.sent["Hello"].bytes > 64);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_hub_decides_when_it_is_dialled_again_within_bounds() {
+    for (asked, least, most) in [(30, 30, 45), (86_400, 600, 900)] {
+        let hub = FakeHub::start(true).await;
+        let mut agent = Agent::start(&hub, &hub);
+        let before = clock::unix();
+        let story = async {
+            let mut session = hub.accept().await;
+            hello(&mut session).await;
+            let code = Code::TryLater.into();
+            let later = wire::Refused { code, retry_after_ms: asked * 1000, ..Default::default() };
+            session.send(Down::Refused(later)).await;
+            agent.down().await
+        };
+        let status = timeout(PATIENCE, story).await.unwrap();
+        assert!(status.reason.contains("TRY_LATER"), "{status:?}");
+        assert!(status.next_try >= before + least && status.next_try <= clock::unix() + most, "{status:?}");
+        assert_eq!(agent.counters.counts().sessions_ended["RefusedTryLater"], 1);
+        agent.stop().await;
+    }
+}
+
+#[test]
+fn waits_are_jittered_and_bounded() {
+    let refused = |code, asked: u64| Ended::Refused {
+        code,
+        message: String::new(),
+        retry_after: Duration::from_secs(asked),
+    };
+    for _ in 0..200 {
+        let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
+        assert!(wait(&Ended::Closed, &mut backoff) <= FIRST_RETRY);
+        (0..20).for_each(|_| assert!(wait(&Ended::Closed, &mut backoff) <= SLOWEST_RETRY));
+        // A hub that names no time leaves it to us.
+        assert!(wait(&refused(Code::Superseded, 0), &mut backoff) <= SLOWEST_RETRY);
+        // What will not change by itself is asked seldom, whatever the hub says.
+        for code in [Code::Denied, Code::OtherCluster, Code::Protocol] {
+            assert!(wait(&refused(code, 1), &mut backoff) >= REFUSED_RETRY);
+        }
+        let longest = wait(&refused(Code::TryLater, u64::MAX / 2000), &mut backoff);
+        assert!(longest >= LONGEST_DIRECTED && longest <= LONGEST_DIRECTED.mul_f64(1.5));
+    }
 }
 
 #[tokio::test]
@@ -247,10 +317,7 @@ async fn a_time_outside_the_hubs_certificate_is_not_believed() {
         }
     };
     timeout(PATIENCE, story).await.unwrap();
-    let dir = agent._dir.path().to_owned();
-    let keep = std::mem::replace(&mut agent._dir, tempfile::tempdir().unwrap());
-    agent.stop().await;
-    let opened = ledger::open(&dir, "1", CLUSTER).unwrap();
+    let dir = agent.stop().await;
+    let opened = ledger::open(dir.path(), "1", CLUSTER).unwrap();
     assert_eq!(opened.machine.meta().latest_time, 0);
-    drop(keep);
 }

@@ -7,6 +7,9 @@
 
 mod book;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub use book::{Book, Note};

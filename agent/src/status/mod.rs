@@ -23,7 +23,7 @@ use crate::{
     clock,
     identity::Identity,
     ledger::{Desired, RowKey},
-    link::LinkStatus,
+    link::{Counters, Counts, LinkStatus},
     node::AGENT_VERSION,
 };
 
@@ -43,6 +43,9 @@ pub struct NodeStatus {
     pub notice: String,
     /// The way to the hub.
     pub link: LinkStatus,
+    /// What went over it since the agent started. A new agent's status is read by an old command too.
+    #[serde(default)]
+    pub counts: Counts,
     /// Whether the hub of the present session said that the ledger is current.
     pub in_sync: bool,
     /// Whether the ledger was ever whole.
@@ -123,6 +126,8 @@ pub struct Sources {
     pub identity: Identity,
     /// The link.
     pub link: watch::Receiver<LinkStatus>,
+    /// What went over it.
+    pub counters: Arc<Counters>,
     /// The ledger.
     pub desired: watch::Receiver<Arc<Desired>>,
     /// The report task.
@@ -149,6 +154,7 @@ impl Sources {
             now: clock::unix(),
             notice: node.notice,
             link: self.link.borrow().clone(),
+            counts: self.counters.counts(),
             in_sync: desired.synced,
             complete: desired.complete,
             stopped: desired.stopped,

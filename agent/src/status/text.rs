@@ -132,11 +132,12 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::super::{DeviceStatus, HeldBackStatus, NodeStatus, WorkloadStatus};
-    use crate::link::LinkStatus;
+    use crate::link::{Counts, LinkStatus};
 
-    fn status() -> NodeStatus {
+    /// One of each.
+    pub fn status() -> NodeStatus {
         NodeStatus {
             node: "shop-1".into(),
             cluster: "c-1".into(),
@@ -151,6 +152,7 @@ mod tests {
                 next_try: 0,
                 sessions: 1,
             },
+            counts: Counts::default(),
             in_sync: true,
             complete: true,
             stopped: false,
