@@ -33,6 +33,7 @@ pub fn refuses_values(stage: &Stage) -> Outcome {
     for (value, words) in [
         ("hub.replica=3", "additional properties 'replica' not allowed"),
         ("hub.replicas=0", "hub/replicas"),
+        ("hub.statusWrites.concurrencyShares=0", "hub/statusWrites/concurrencyShares"),
         ("hub.endpoints={hub.example}", "hub/endpoints/0"),
         ("hub.endpoints={https://hub.example/path:443}", "hub/endpoints/0"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),

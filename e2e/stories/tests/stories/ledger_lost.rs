@@ -13,8 +13,17 @@ use crate::application::page;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The node begins anew at its first session, and nobody in the cluster remembers a later one but the fence in
+/// its status: hub and controller are new, too.
 pub fn a_deleted_ledger_is_synced_anew(world: &World) -> Outcome {
-    with_ledger(world, |ledger| {
+    for deployment in ["edgenode-controller", "selvedge-hub"] {
+        world.scale(deployment, 0)?;
+    }
+    let brought_back = || {
+        world.scale("edgenode-controller", 1)?;
+        world.scale("selvedge-hub", 2)
+    };
+    with_ledger(world, brought_back, |ledger| {
         for suffix in ["", "-wal", "-shm"] {
             let mut file = ledger.clone().into_os_string();
             file.push(suffix);
@@ -28,21 +37,30 @@ pub fn a_deleted_ledger_is_synced_anew(world: &World) -> Outcome {
 }
 
 pub fn a_truncated_ledger_is_put_aside(world: &World) -> Outcome {
-    with_ledger(world, |ledger| {
-        let file = std::fs::OpenOptions::new().write(true).open(ledger)?;
-        file.set_len(1000)
-    })?;
+    with_ledger(
+        world,
+        || Ok(()),
+        |ledger| {
+            let file = std::fs::OpenOptions::new().write(true).open(ledger)?;
+            file.set_len(1000)
+        },
+    )?;
     let host = world.cluster.edge(NODE)?;
     let log = host.host().log_tail("agent");
     expect("the log says what happened to the ledger", log.contains("ledger"), log)
 }
 
 /// Kills the agent, does something to its ledger, starts it, and sees everything in sync and unrestarted.
-fn with_ledger(world: &World, harm: impl Fn(&PathBuf) -> std::io::Result<()>) -> Outcome {
+fn with_ledger(
+    world: &World,
+    meanwhile: impl Fn() -> Outcome,
+    harm: impl Fn(&PathBuf) -> std::io::Result<()>,
+) -> Outcome {
     let host = world.cluster.edge(NODE)?;
     let started = page(&host, "started", |_| true)?;
     world.kill_agent(&host)?;
     harm(&ledger(&host)).map_err(|source| StoryError::Io { what: "harm the ledger".into(), source })?;
+    meanwhile()?;
     world.start_agent(&host)?;
     // What the new process says, of its new ledger: the API's status may never have changed.
     eventually("the agent is in sync and has everything again", PATIENCE, || {

@@ -1,0 +1,150 @@
+//! A seeded simulation of state sync over the code that is shipped.
+//!
+//! One seed is one history: users change things, controllers roll out, hub replicas watch with lags of their
+//! own, agents come and go, and connections, disks, replicas and the way to the API server break. Then
+//! faults stop, everything drains, and the checker of [`selvedge_history`] has judged every step.
+//!
+//! Shipped, and not modelled: the hub's index, feed, sessions, greeting, removal guard, book and decision of
+//! status writes, the list-watch machine, the agent's ledger and reported set. Simulated: sockets, disks,
+//! the clock, the API server and its watches, the controllers, runtimes and drivers. `seat` stands for the
+//! hub's transport, `agent` for the agent's link.
+//!
+//! ```text
+//!  users, controllers ─► api ─► loops ─► [feed, index, sessions] ─► seat ─► connection ─► agent [ledger]
+//!          │                                                          │                      │
+//!          └─► oracle: what should be                  writes ◄───────┴────── reports ◄──────┘
+//! ```
+//!
+//! No thread, no real time and no chance but the seed's: the same seed gives the same history.
+
+mod agent;
+mod api;
+mod connection;
+mod controllers;
+mod faults;
+mod loops;
+mod machines;
+mod oracle;
+mod plan;
+mod restore;
+mod rng;
+mod seat;
+mod stock;
+mod users;
+mod world;
+mod writes;
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use selvedge_history::{Agent as Id, Event, InForce, Name, Violation, Wanted};
+
+use agent::Disk;
+use loops::Replica;
+use world::{Do, World};
+
+/// After faults have stopped everything is at rest within this: the longest wait of the shipped code is
+/// 300 s (a digest that does not match), and watches end every 25 s.
+const SETTLES_WITHIN: u64 = 900_000;
+/// So often it is asked whether all is at rest.
+const ASKED_EVERY: u64 = 30_000;
+
+/// What came of one history.
+pub struct Run {
+    /// What does not hold.
+    pub violations: Vec<Violation>,
+    /// Everything that was recorded, with its time.
+    pub events: Vec<(u64, Event)>,
+}
+
+/// Runs the history of a seed. `base` is where virtual time begins: any instant. With `restores` the cluster is
+/// restored from a snapshot in half of the histories.
+#[must_use]
+pub fn run(seed: u64, base: Instant, restores: bool) -> Run {
+    let mut world = World::new(seed, base, restores);
+    world.furnish();
+    for replica in 0..2 {
+        world.replicas.push(Replica::down());
+        world.after(0, Do::Start(replica, 0));
+    }
+    for node in 0..world.plan.nodes {
+        world.add_agent(Id::of(&format!("n{node}")), Disk::default());
+    }
+    let (user, fault) = (world.rng.below(5_000), world.rng.below(10_000));
+    world.after(user, Do::User);
+    world.after(fault, Do::Fault);
+    let busy = world.plan.busy;
+    if world.plan.restore {
+        let at = world.rng.range(busy / 3, busy);
+        world.after(at, Do::Restore);
+    }
+    world.run(busy);
+    world.calm();
+    let end = busy + SETTLES_WITHIN;
+    // Long enough for what was begun: late revisions, nodes that are said to be offline.
+    let mut at = busy + 3 * ASKED_EVERY;
+    world.run(at);
+    while !world.is_at_rest() && at < end {
+        world.release_removals();
+        at += ASKED_EVERY;
+        world.run(at);
+    }
+    for rest in world.rests() {
+        world.record(rest);
+    }
+    let (events, checker) = world.finish();
+    Run { violations: checker.violations().to_vec(), events }
+}
+
+impl World {
+    /// Where every agent stands against what it should have.
+    fn rests(&self) -> Vec<Event> {
+        let agents = self.agents.iter().filter(|agent| agent.id.copy == 0);
+        agents
+            .map(|agent| {
+                let wanted = self.oracle.wanted(&self.api, &agent.id.node, self.plan.admit_all);
+                let is_wanted = |key: &Name, version: &InForce| {
+                    wanted.iter().any(|(other, wanted)| {
+                        matches!(wanted, Wanted::OneOf(all) if other == key
+                            && all.contains(&(version.uid.clone(), version.hash)))
+                    })
+                };
+                // What is said of anything else may be answered as gone, and is not written.
+                let said = agent.said().filter(|(key, version, _)| is_wanted(key, version));
+                let said = said.map(|(key, _, says)| (key, says)).collect();
+                let (agent, session, rows) = (agent.id.clone(), agent.session, agent.rows());
+                Event::Rest { agent, session, wanted, rows, said }
+            })
+            .collect()
+    }
+
+    /// Whether the checker would find all agents where they should be.
+    fn is_at_rest(&self) -> bool {
+        let mut checker = self.checker();
+        self.rests().into_iter().for_each(|rest| checker.observe(self.now, rest));
+        checker.violations().len() == self.found()
+    }
+}
+
+impl Run {
+    /// Everything about a history that failed: what was found, and what led there.
+    #[must_use]
+    pub fn report(&self, seed: u64) -> String {
+        let mut text =
+            format!("seed {seed}: {} events, {} violations\n", self.events.len(), self.violations.len());
+        for violation in self.violations.iter().take(5) {
+            let _ = writeln!(text, "{violation}");
+            for nth in &violation.events {
+                let event = usize::try_from(*nth - 1).ok().and_then(|nth| self.events.get(nth));
+                if let Some((at, event)) = event {
+                    let _ = writeln!(text, "  {nth} at {at} ms: {event:?}");
+                }
+            }
+        }
+        let _ = writeln!(
+            text,
+            "replay: SELVEDGE_SEED={seed} cargo test -p selvedge-simulation --test histories -- --nocapture"
+        );
+        text
+    }
+}

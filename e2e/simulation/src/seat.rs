@@ -1,0 +1,293 @@
+//! One session at a hub: the shipped session, inbox and book, driven as the transport drives them.
+//!
+//! In: messages of the agent, wake-ups, time, ends of writes. Out: messages to the agent, writes that begin,
+//! pokes, and the end. What the transport does with sockets and tasks is the world's affair here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::FutureExt as _;
+use selvedge_hub::hub::Hub;
+use selvedge_hub::index::{Index, ObjectKey, Part, Resource, device_entry};
+use selvedge_hub::resyncs::Turn;
+use selvedge_hub::session::{Closed, Output, Session, Sync, View};
+use selvedge_hub::sessions::Inbox;
+use selvedge_hub::status::{self, Book, Compose, Job, Target, Work, Written};
+use selvedge_model::{EntryKey, EntryKind};
+use selvedge_protocol::agent::{
+    self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub, verdict,
+};
+use serde_json::Value;
+
+/// As the transport has it: status writes at once of one session.
+const WRITES: usize = 8;
+
+/// What follows from a step.
+#[derive(Default)]
+pub struct Follows {
+    /// To the agent.
+    pub down: Vec<ToAgent>,
+    /// Resources that must catch up.
+    pub pokes: Vec<Resource>,
+    /// The session has ended.
+    pub closed: bool,
+}
+
+/// See the module.
+pub struct Seat {
+    hub: Arc<Hub>,
+    session: Session,
+    inbox: Arc<Inbox>,
+    book: Book,
+    held: BTreeMap<EntryKind, usize>,
+    writes: usize,
+    /// To compare its set.
+    turn: Turn,
+    /// What stood in the way when it was last looked at.
+    obstacle: Option<Sync>,
+}
+
+fn view<'a>(index: &'a Index, hub: &'a Hub, now: Instant) -> View<'a> {
+    View { index, gate: &hub.removals, now }
+}
+
+impl Seat {
+    /// A session that was admitted and opened.
+    pub fn new(hub: Arc<Hub>, session: Session, inbox: Arc<Inbox>) -> Self {
+        let book = Book::new(session.node().clone());
+        Self { hub, session, inbox, book, held: BTreeMap::new(), writes: 0, turn: Turn::None, obstacle: None }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Its end, as the hub keeps account of it.
+    pub fn close(&mut self) {
+        for (kind, held) in std::mem::take(&mut self.held) {
+            self.hub.removals.hold(kind, held, 0);
+        }
+        self.hub.sessions.close(self.session.uid(), self.session.id());
+    }
+
+    /// Time has passed.
+    pub fn proceed(&mut self, now: Instant) -> Follows {
+        let hub = self.hub.clone();
+        let outputs = self.session.proceed(view(&hub.index(), &hub, now));
+        self.follow(outputs, now)
+    }
+
+    /// A message of the agent.
+    pub fn receive(&mut self, message: ToHub, now: Instant) -> Follows {
+        let hub = self.hub.clone();
+        let ack = match &message {
+            ToHub::Ack(ack) => Some(ack.refused.clone()),
+            _ => None,
+        };
+        let outputs = self.session.receive(message, view(&hub.index(), &hub, now));
+        if let Some(refused) = ack {
+            let keys = refused.into_iter().filter_map(|refusal| EntryKey::try_from(refusal.key?).ok());
+            for key in keys.filter(|key| key.kind == EntryKind::Device) {
+                self.book.device_news(&ObjectKey::new(&key.namespace, &key.name), now);
+            }
+            self.count_held();
+            self.book.news(now, true);
+        }
+        self.follow(outputs, now)
+    }
+
+    /// Whether its inbox woke it since it was last asked.
+    pub fn is_woken(&self) -> bool {
+        self.inbox.wake.notified().now_or_never().is_some()
+    }
+
+    /// Looks at what gathered in its inbox.
+    pub fn wake(&mut self, now: Instant) -> Follows {
+        let pending = self.inbox.take();
+        let newest = self.hub.sessions.newest(self.session.uid());
+        if pending.superseded || newest.is_some_and(|newest| newest > self.session.id()) {
+            let refused = ToAgent::Refused(wire::Refused {
+                code: Code::Superseded.into(),
+                message: "a newer session of this node lives".into(),
+                newest: newest.map(Into::into),
+                retry_after_ms: 0,
+            });
+            return Follows { down: vec![refused], closed: true, ..Follows::default() };
+        }
+        for part in &pending.parts {
+            if let Part::Device(key) = part {
+                self.book.device_news(key, now);
+            }
+        }
+        if !pending.parts.is_empty() {
+            self.book.news(now, true);
+        }
+        let hub = self.hub.clone();
+        let outputs = self.session.touch(pending.parts, pending.raises, view(&hub.index(), &hub, now));
+        self.follow(outputs, now)
+    }
+
+    /// When it wants to be asked again.
+    pub fn due(&self) -> Option<Instant> {
+        let write = self.book.due().filter(|_| self.writes < WRITES);
+        [self.session.due(), write].into_iter().flatten().min()
+    }
+
+    fn follow(&mut self, outputs: Vec<Output>, now: Instant) -> Follows {
+        let mut follows = Follows::default();
+        for output in outputs {
+            match output {
+                Output::Send(message) => {
+                    if matches!(message, ToAgent::InSync(_)) {
+                        self.count_held();
+                        self.hub.sessions.resume(self.session.uid());
+                        self.book.news(now, false);
+                    }
+                    follows.closed |= matches!(message, ToAgent::Refused(_));
+                    follows.down.push(message);
+                }
+                Output::Report(report) => self.book.report(report, now),
+                Output::Poke(resources) => follows.pokes.extend(resources),
+                Output::Admit(bytes) => self.turn = self.hub.resyncs.queue(bytes),
+                Output::Resynced | Output::Fault(_) => {}
+                Output::Close(closed) => {
+                    let goodbye = |behind| {
+                        let reason = String::new();
+                        ToAgent::Goodbye(wire::Goodbye { reason, retry_after_ms: 500, behind })
+                    };
+                    match closed {
+                        Closed::Redirected => follows.down.push(goodbye(true)),
+                        Closed::NotReady | Closed::Drained | Closed::NewEpoch => {
+                            follows.down.push(goodbye(false));
+                        }
+                        _ => {}
+                    }
+                    follows.closed = true;
+                }
+            }
+        }
+        if !follows.closed && self.turn.come().now_or_never().is_some() {
+            let hub = self.hub.clone();
+            let outputs = self.session.admitted(view(&hub.index(), &hub, now));
+            let more = self.follow(outputs, now);
+            follows.down.extend(more.down);
+            follows.pokes.extend(more.pokes);
+            follows.closed |= more.closed;
+        }
+        self.look(now);
+        self.inbox.waits.store(self.session.waits(), std::sync::atomic::Ordering::Relaxed);
+        follows
+    }
+
+    /// What became of the session beside what it said.
+    fn look(&mut self, now: Instant) {
+        if !self.session.is_resyncing() {
+            self.turn = Turn::None;
+        }
+        let obstacle = self.session.obstacle();
+        if obstacle != self.obstacle {
+            self.book.news(now, true);
+            self.obstacle = obstacle;
+            if matches!(obstacle, Some(Sync::AheadOfCluster { .. })) {
+                self.hub.sessions.pause(self.session.uid(), self.session.epoch());
+            }
+        }
+    }
+
+    fn count_held(&mut self) {
+        for kind in [EntryKind::Workload, EntryKind::Device] {
+            let after = self.session.holds(kind);
+            let before = self.held.insert(kind, after).unwrap_or(0);
+            self.hub.removals.hold(kind, before, after);
+        }
+    }
+
+    /// Writes that begin now; those of objects that left the set end at once.
+    pub fn begin_writes(&mut self, now: Instant) -> (Vec<Work>, Vec<(Target, Written)>) {
+        let (mut begun, mut ended) = (Vec::new(), Vec::new());
+        if self.book.due().is_none_or(|due| due > now) {
+            return (begun, ended);
+        }
+        for job in self.book.jobs(now, WRITES.saturating_sub(self.writes)) {
+            self.writes += 1;
+            match self.work(job, now) {
+                Ok(work) => begun.push(work),
+                Err(target) => {
+                    let written = Written { code: verdict::Code::Gone, reason: "", known: None, newer: None };
+                    ended.push((target, written));
+                }
+            }
+        }
+        (begun, ended)
+    }
+
+    /// What a job writes, as the transport puts it together.
+    fn work(&mut self, job: Job, now: Instant) -> Result<Work, Target> {
+        let hub = self.hub.clone();
+        let index = hub.index();
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        let (uid, compose): (String, Compose) = match &job.target {
+            Target::Node(_) => {
+                let standing = self.session.standing(view(&index, &hub, now));
+                self.book.retain(|key| standing.entries.contains_key(key));
+                let devices = standing.entries.iter().filter(|(key, _)| key.kind == EntryKind::Device);
+                let devices = devices
+                    .map(|(key, entry)| {
+                        let stands =
+                            self.book.device(key, entry.desired).or_else(|| index.device_stands(key));
+                        (key.clone(), stands.unwrap_or_default())
+                    })
+                    .collect();
+                let facts = status::node::Facts {
+                    standing,
+                    machine: self.book.machine.clone(),
+                    workloads: self.book.workloads.clone(),
+                    devices,
+                    duplicate: false,
+                };
+                let compose = move |current: &Value| status::node::compose(&facts, current, time);
+                (self.session.uid().to_string(), Box::new(compose))
+            }
+            Target::Device(key) => {
+                let entry_key = device_entry(key);
+                let entry = self.session.entry(&entry_key, view(&index, &hub, now));
+                let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
+                    return Err(job.target);
+                };
+                let facts = status::device::Facts {
+                    entry,
+                    body,
+                    generation,
+                    reported: self.book.devices.get(&entry_key).cloned(),
+                };
+                let compose = move |current: &Value| status::device::compose(&facts, current, time);
+                (uid.to_string(), Box::new(compose))
+            }
+        };
+        let (session, seq, known) = (self.session.id(), job.seq, job.known);
+        Ok(Work { target: job.target, uid, session, seq, known, compose })
+    }
+
+    /// A write ended: what the agent is told.
+    pub fn written(&mut self, target: &Target, written: Written) -> Follows {
+        self.writes -= 1;
+        let newer = written.newer;
+        let mut follows = Follows::default();
+        let verdicts = self.book.written(target, written);
+        if !verdicts.is_empty() {
+            follows.down.push(ToAgent::Verdicts(wire::Verdicts { verdicts }));
+        }
+        if let Some(newer) = newer {
+            follows.down.push(ToAgent::Refused(wire::Refused {
+                code: Code::Stale.into(),
+                message: format!("session {newer} has written a status already"),
+                newest: Some(newer.into()),
+                retry_after_ms: 0,
+            }));
+            follows.closed = true;
+        }
+        follows
+    }
+}

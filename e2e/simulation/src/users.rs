@@ -1,0 +1,154 @@
+//! What users change while a history is busy.
+
+use selvedge_hub::index::{ObjectKey, Resource};
+
+use crate::stock::{
+    self, APPLICATIONS, DEVICES, MODEL, Release, SHOP, TIERS, application, config_maps, device, model,
+    namespace,
+};
+use crate::world::{Do, World};
+
+impl World {
+    /// The world as it is when a history begins.
+    pub fn furnish(&mut self) {
+        self.put(&Resource::Namespaces, namespace(true));
+        for node in 0..self.plan.nodes {
+            let tier = TIERS[self.rng.index(2)];
+            self.put(&Resource::EdgeNodes, stock::node(&format!("n{node}"), tier));
+        }
+        self.change_model();
+        for (name, map) in APPLICATIONS {
+            self.set_config_map(map);
+            self.create_application(name);
+        }
+        for name in DEVICES {
+            if self.rng.chance(60) {
+                self.set_device(name);
+            }
+        }
+    }
+
+    /// A user changes something, and again after a while.
+    pub fn user(&mut self) {
+        if self.calm {
+            return;
+        }
+        let pause = self.rng.range(10, self.plan.change_every);
+        self.after(pause, Do::User);
+        let (name, map) = APPLICATIONS[self.rng.index(APPLICATIONS.len())];
+        let device_name = DEVICES[self.rng.index(DEVICES.len())];
+        match self.rng.below(100) {
+            0..30 => self.set_device(device_name),
+            30..37 => self.delete(&Resource::Devices, &ObjectKey::new(SHOP, device_name)),
+            37..40 => {
+                // Created anew under its name, at once.
+                self.delete(&Resource::Devices, &ObjectKey::new(SHOP, device_name));
+                self.set_device(device_name);
+            }
+            40..52 => self.set_config_map(map),
+            52..55 => self.delete(&config_maps(), &ObjectKey::new(SHOP, map)),
+            55..58 => {
+                // Deleted and created anew with the same data.
+                let key = ObjectKey::new(SHOP, map);
+                if let Some(mut object) = self.api.get(&config_maps(), &key).cloned() {
+                    self.delete(&config_maps(), &key);
+                    object["metadata"]["uid"] = format!("{map}-{}", self.number()).into();
+                    self.put(&config_maps(), object);
+                }
+            }
+            58..70 => {
+                let release = self.any_release(name, map);
+                self.deploy(name, release);
+            }
+            70..73 => {
+                self.delete(&Resource::EdgeApplications, &ObjectKey::new(SHOP, name));
+                if self.rng.chance(70) {
+                    self.create_application(name);
+                }
+            }
+            73..75 => self.create_application(name),
+            75..78 => self.lose_rollout(name),
+            78..86 => {
+                let node = self.rng.index(self.plan.nodes);
+                let tier = TIERS[self.rng.index(2)];
+                self.put(&Resource::EdgeNodes, stock::node(&format!("n{node}"), tier));
+                self.note(format!("n{node} is of tier {tier}"));
+            }
+            86..92 => self.change_model(),
+            92..94 => self.delete(&Resource::DeviceModels, &ObjectKey::new(SHOP, MODEL)),
+            94..96 => self.forget_a_revision(),
+            _ => {
+                let enabled = self.rng.chance(70);
+                self.put(&Resource::Namespaces, namespace(enabled));
+            }
+        }
+    }
+
+    fn set_device(&mut self, name: &str) {
+        let key = ObjectKey::new(SHOP, name);
+        let old = self.api.get(&Resource::Devices, &key).map(|old| {
+            let text = |pointer| old.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+            (text("/metadata/uid"), text("/spec/nodeName"))
+        });
+        // nodeName is immutable: a device moves by being created anew.
+        let (uid, node) = match old {
+            Some(old) => old,
+            None => (format!("{name}-{}", self.number()), format!("n{}", self.rng.index(self.plan.nodes))),
+        };
+        let level = (!self.rng.chance(5)).then(|| self.rng.below(120));
+        self.put(&Resource::Devices, device(name, &uid, &node, level));
+    }
+
+    fn set_config_map(&mut self, name: &str) {
+        let key = ObjectKey::new(SHOP, name);
+        let old = self.api.get(&config_maps(), &key);
+        let old = old.and_then(|old| old["metadata"]["uid"].as_str().map(str::to_owned));
+        let uid = old.unwrap_or_else(|| format!("{name}-{}", self.fresh));
+        let (value, readable) = (self.rng.below(6), !self.rng.chance(8));
+        self.number();
+        self.put(&config_maps(), stock::config_map(name, &uid, value, readable, self.plan.weight));
+    }
+
+    fn create_application(&mut self, name: &str) {
+        let key = ObjectKey::new(SHOP, name);
+        if self.api.get(&Resource::EdgeApplications, &key).is_some() {
+            return;
+        }
+        let uid = format!("{name}-{}", self.number());
+        self.put(&Resource::EdgeApplications, application(name, &uid));
+        let map = APPLICATIONS.iter().find(|(other, _)| *other == name).map_or("", |(_, map)| *map);
+        let release = self.any_release(name, map);
+        self.deploy(name, release);
+    }
+
+    fn any_release(&mut self, name: &str, map: &str) -> Release {
+        let tiers = match self.rng.below(4) {
+            0 => vec!["a".to_owned()],
+            1 => vec!["b".to_owned()],
+            _ => TIERS.map(str::to_owned).to_vec(),
+        };
+        let optional = self.rng.chance(40);
+        let config_map = self.rng.chance(75).then(|| (map.to_owned(), optional));
+        Release { application: name.into(), tiers, config_map, image: format!("image:{}", self.rng.below(4)) }
+    }
+
+    fn change_model(&mut self) {
+        let maximum = self.rng.range(80, 150);
+        self.put(&Resource::DeviceModels, model(maximum));
+    }
+
+    /// A ControllerRevision that no rollout names any more goes, as old ones do.
+    fn forget_a_revision(&mut self) {
+        let mut named = Vec::new();
+        for application in self.api.objects(&Resource::EdgeApplications) {
+            let intervals = application["status"]["rollout"]["intervals"].as_array();
+            named.extend(intervals.into_iter().flatten().map(|interval| interval["revision"].clone()));
+        }
+        let all = self.api.objects(&Resource::ControllerRevisions);
+        let old = all.filter(|revision| !named.contains(&revision["metadata"]["name"])).map(crate::api::key);
+        let old: Vec<ObjectKey> = old.filter(|key| !self.rollouts.is_target(&key.name)).collect();
+        if let Some(key) = old.first() {
+            self.delete(&Resource::ControllerRevisions, key);
+        }
+    }
+}
