@@ -27,6 +27,10 @@ check: fmt lint fast agent-is-light generated ## Format, lints, fast tests, gene
 
 test: check tools api stories ## Everything, from nothing: fast tests, a real API server, stories on the real cluster
 
+test-long: ## What takes an hour: 10,000 histories, and every mutant of the shipped code is caught by one
+	@SELVEDGE_HISTORIES=10000 $(CARGO) test --package selvedge-simulation --test histories
+	@$(CARGO) test --package selvedge-simulation --test mutants -- --ignored --nocapture
+
 fmt: ## The code is formatted
 	@$(CARGO) fmt --all --check
 
@@ -39,8 +43,9 @@ fast: ## Unit and component tests: no root, no network but loopback
 tools: ## What the tests run on, built from pinned sources: Kubernetes, etcd, containerd, helm
 	@$(cluster) tools
 
-api: ## What needs a real API server and nothing else
+api: ## What needs root, or a real API server, and nothing else
 	@$(CARGO) test --package selvedge-cluster --lib --tests
+	@$(CARGO) test --package selvedge-powercut -- --ignored
 	@$(CARGO) test --package selvedge-stories --test shapes
 	@$(cluster) --dir target/api up --api-only
 	@KUBECONFIG=$(CURDIR)/target/api/kubeconfig $(CARGO) test --package selvedge-operator --test api -- --ignored \
@@ -50,16 +55,23 @@ api: ## What needs a real API server and nothing else
 stories: ## What users live through, on the whole real system
 	@$(CARGO) test --package selvedge-stories --test stories
 
+deny: ## Licences and sources of all dependencies, by cargo-deny (installed into the cache once, minutes)
+	@test -x $(SELVEDGE_CACHE)/cargo-deny/bin/cargo-deny \
+		|| $(CARGO) install --quiet --locked --root $(SELVEDGE_CACHE)/cargo-deny cargo-deny
+	@$(SELVEDGE_CACHE)/cargo-deny/bin/cargo-deny check bans licenses sources
+
 agent-is-light: ## The agent links no kube and no k8s-openapi
 	@! $(CARGO) tree --quiet --package selvedge-agent --edges normal --prefix none \
 		| grep -E '^(kube|kube-[a-z]+|k8s-openapi) ' \
 		|| { echo 'selvedge-agent must not link the crates above: they are for the cluster side'; exit 1; }
 
-generate: ## CRDs into the chart, from the types
+generate: ## CRDs into the chart, from the types; the reference of metrics, from the registries
 	@$(CARGO) run --quiet --package selvedge-crds --bin crdgen
+	@UPDATE_GOLDENS=1 $(CARGO) test --quiet --package selvedge-stories --test reference
 
 generated: ## Generated files are up to date
 	@$(CARGO) run --quiet --package selvedge-crds --bin crdgen -- --check
+	@$(CARGO) test --quiet --package selvedge-stories --test reference
 
 images: ## Static binaries in images from scratch; the agent for x86_64 and aarch64
 	@$(cluster) images
@@ -70,9 +82,13 @@ bench: bench-demo ## All benchmarks, and docs/benchmarks.md from their results
 bench-demo: ## How fast, how small: the measures of the demo, into .dev/bench/demo.jsonl
 	@$(CARGO) run --quiet --package selvedge-stories --bin bench-demo
 
+bench-sync: ## State sync against many simulated agents, beside a bare reference loop, into .dev/bench/sync.jsonl
+	@$(CARGO) build --quiet --release --package selvedge-hub --package selvedge-controllers
+	@$(CARGO) run --quiet --release --package selvedge-load --bin bench-sync
+
 help: ## This text
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo up down check test tools api stories fmt lint fast agent-is-light generate generated images bench bench-demo help
+.PHONY: demo up down check test test-long deny tools api stories fmt lint fast agent-is-light generate generated images bench bench-demo bench-sync help
