@@ -229,20 +229,17 @@ async fn config_maps(client: Client, hub: Arc<Hub>, namespace: Arc<str>, stop: C
     hub.apply(Event::Dropped(resource), clock::now());
 }
 
-/// Fetches what is asked for; true when some of it failed and stays asked for.
+/// Fetches what is asked for; true when some of it failed, or came too early, and stays asked for.
 async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<ObjectKey>) -> bool {
     let mut failed = BTreeSet::new();
     while let Some(key) = keys.pop_first() {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &key.namespace);
         match timeout(FETCH, api.get_opt(&key.name)).await {
             Ok(Ok(Some(map))) => {
-                if let Ok(object) = serde_json::to_value(map) {
-                    let resource = Resource::ConfigMaps(key.namespace.clone());
-                    hub.apply_if(
-                        |index| index.is_dropped(&key),
-                        Event::Applied(resource, object),
-                        clock::now(),
-                    );
+                if let Ok(object) = serde_json::to_value(map)
+                    && !hub.apply_fetched(&key, object, clock::now())
+                {
+                    failed.insert(key);
                 }
             }
             // Its deletion comes by the watch.
@@ -309,5 +306,23 @@ mod tests {
             |epoch| Cluster { id: "c".into(), epoch, ca_pem: String::new(), release: String::new() };
         released(&hub, &cluster(0), &cluster(1));
         assert!(hub.removals.tripped().is_empty(), "a new epoch accepts what is gone, too");
+    }
+
+    #[test]
+    fn a_config_map_that_was_read_before_its_watch_came_so_far_waits_for_it() {
+        let (_sender, cluster) = watch::channel(None);
+        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let (now, maps, key) =
+            (crate::clock::now(), Resource::ConfigMaps("shop".into()), ObjectKey::new("shop", "a"));
+        take_event(&hub, &maps, listed(10, &["a"]), now);
+        let read =
+            json!({"metadata": {"namespace": "shop", "name": "a", "uid": "a", "resourceVersion": "12"}});
+        assert!(
+            !hub.apply_fetched(&key, read.clone(), now),
+            "others in its namespace pass for known up to 12"
+        );
+        assert_eq!(hub.index().reached().revision("configmaps/shop"), 10);
+        take_event(&hub, &maps, Said::Bookmark { revision: 12 }, now);
+        assert!(hub.apply_fetched(&key, read, now));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use kube::Client;
 use selvedge_model::EntryKind;
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use crate::cluster::Cluster;
@@ -109,13 +110,28 @@ impl Hub {
         self.sessions.touch(touched.parts, &resource, revision, now);
     }
 
-    /// Applies an event that is wanted only as long as `wanted` says so.
-    pub fn apply_if(&self, wanted: impl FnOnce(&Index) -> bool, event: Event, now: Instant) {
+    /// Applies a ConfigMap that was read by itself, because its data had been dropped. False: it is newer than
+    /// what its watch has brought, and must be read again later. With it the namespace would pass for known up to
+    /// its revision, and others in it are not (sync rule 7).
+    pub fn apply_fetched(&self, key: &ObjectKey, object: Value, now: Instant) -> bool {
+        let resource = Resource::ConfigMaps(key.namespace.clone());
+        let event = Event::Applied(resource.clone(), object);
+        let (_, revision) = about(&event);
+        let (wanted, reached) = {
+            let index = self.index();
+            (index.is_dropped(key), index.reached().revision(&resource.to_string()))
+        };
+        if !wanted {
+            return true;
+        }
+        if reached < revision {
+            self.pokes.poke(&[resource]);
+            return false;
+        }
         // Between the two locks the object may change once more; its event then comes after this one, with
         // a higher revision, and wins.
-        if wanted(&self.index()) {
-            self.apply(event, now);
-        }
+        self.apply(event, now);
+        true
     }
 
     /// Names the cluster in the caches.

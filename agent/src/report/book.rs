@@ -6,9 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
+use selvedge_protocol::MAX_FRAME_BYTES;
 use selvedge_protocol::agent::{EntryReport, Verdict, entry_report::State, verdict::Code};
 
 use crate::ledger::RowKey;
+
+/// Half of a frame's limit, so that nobody has to count what is around the reports.
+const BYTES_A_FRAME: usize = MAX_FRAME_BYTES / 2;
 
 /// A state that became true.
 #[derive(Clone, Debug)]
@@ -102,15 +107,19 @@ impl Book {
         }
     }
 
-    /// Takes up to `limit` reports to be sent.
+    /// Takes reports for one frame: up to `limit`, and no more bytes than a frame may have. A single one always
+    /// fits: a device has at most 128 properties.
     pub fn take(&mut self, limit: usize) -> Vec<EntryReport> {
-        let unsent = self.kept.values_mut().filter(|kept| kept.unsent).take(limit);
-        unsent
-            .map(|kept| {
-                kept.unsent = false;
-                kept.report.clone()
-            })
-            .collect()
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        for kept in self.kept.values_mut().filter(|kept| kept.unsent).take(limit) {
+            bytes += kept.report.encoded_len();
+            if bytes > BYTES_A_FRAME && !taken.is_empty() {
+                break;
+            }
+            kept.unsent = false;
+            taken.push(kept.report.clone());
+        }
+        taken
     }
 
     /// Whether there is something to send.
@@ -163,7 +172,7 @@ mod tests {
     use selvedge_model::{EntryKey, EntryKind};
     use selvedge_protocol::agent::{DeviceState, Verdict, entry_report::State, verdict::Code};
 
-    use super::{Book, Note};
+    use super::{BYTES_A_FRAME, Book, Note};
     use crate::ledger::RowKey;
 
     fn key() -> RowKey {
@@ -193,6 +202,16 @@ mod tests {
         book.verdict(&verdict(second.seq));
         book.note(note("b"));
         assert!(!book.has_unsent(), "what was written and is still so is not said again");
+    }
+
+    #[test]
+    fn reports_that_do_not_fit_into_one_frame_go_in_the_next() {
+        let mut book = Book::open(1, Vec::new());
+        for name in ["a", "b", "c"] {
+            let key = RowKey::from(&EntryKey::new(EntryKind::Device, "shop", name));
+            book.note(Note { key, ..note(&"x".repeat(BYTES_A_FRAME / 2 - 100)) });
+        }
+        assert_eq!((book.take(9).len(), book.take(9).len(), book.take(9).len()), (2, 1, 0));
     }
 
     #[test]

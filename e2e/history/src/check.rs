@@ -195,8 +195,7 @@ impl Checker {
             return;
         }
         let newest = known.newest.entry((key.clone(), version.uid.clone())).or_insert((0, nth));
-        // A ConfigMap is named by what it says: the same content under an older revision is no older content.
-        if version.source < newest.0 && !key.starts_with("ConfigMap/") {
+        if version.source < newest.0 {
             let text = format!("{agent} went back from source revision {} to {}", newest.0, version.source);
             older.push((text, newest.1));
         } else {

@@ -81,6 +81,7 @@ impl World {
         let place = &mut self.replicas[replica];
         place.hub = None;
         place.loops.clear();
+        place.early.clear();
         place.life += 1;
         let life = place.life;
         let down = self.rng.range(100, 15_000);

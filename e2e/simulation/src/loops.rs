@@ -33,6 +33,8 @@ pub struct Replica {
     pub loops: BTreeMap<Resource, Loop>,
     /// It cannot reach the API server.
     pub cut_off: bool,
+    /// ConfigMaps that were read before their watch had brought them.
+    pub early: Vec<ObjectKey>,
     turns: u64,
 }
 
@@ -72,7 +74,7 @@ pub enum Answer {
 impl Replica {
     /// A replica that is not started yet.
     pub fn down() -> Self {
-        Self { life: 0, hub: None, loops: BTreeMap::new(), cut_off: false, turns: 0 }
+        Self { life: 0, hub: None, loops: BTreeMap::new(), cut_off: false, early: Vec::new(), turns: 0 }
     }
 }
 
@@ -387,12 +389,17 @@ impl World {
     pub fn fetch(&mut self, replica: usize, life: u32) {
         let place = &self.replicas[replica];
         let Some(hub) = place.hub.clone().filter(|_| place.life == life && !place.cut_off) else { return };
-        for key in hub.take_unfetched() {
-            let resource = crate::stock::config_maps();
-            if let Some(object) = self.api.get(&resource, &key).cloned() {
-                let event = IndexEvent::Applied(resource, object);
-                hub.apply_if(|index| index.is_dropped(&key), event, self.instant());
-            }
+        let mut early = hub.take_unfetched();
+        early.append(&mut self.replicas[replica].early);
+        let resource = crate::stock::config_maps();
+        early.retain(|key| {
+            let object = self.api.get(&resource, key).cloned();
+            object.is_some_and(|object| !hub.apply_fetched(key, object, self.instant()))
+        });
+        if !early.is_empty() {
+            self.replicas[replica].early = early;
+            self.poke(replica, &resource);
+            self.after(1_000, Do::Fetch(replica, life));
         }
         self.looked_at(replica);
     }

@@ -18,6 +18,10 @@ const LEFT_OUT: [&str; 4] = ["target", ".git", ".dev", "node_modules"];
 /// Histories that a mutant may survive: most die in the first few.
 const HISTORIES: &str = "400";
 
+/// Mutants that break no invariant, and why: what they cost is time, which no history measures.
+const HARMLESS: [(&str, &str); 1] =
+    [("bookmark-ignored", "a replica that waits pokes every 5 s, and lists when its watch says nothing")];
+
 #[test]
 #[ignore = "builds the workspace once a mutant: minutes"]
 fn every_mutant_is_caught() {
@@ -30,7 +34,7 @@ fn every_mutant_is_caught() {
     mutants.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
     mutants.sort();
     assert!(!mutants.is_empty());
-    let mut survived = Vec::new();
+    let mut unexpected = Vec::new();
     for mutant in mutants {
         let name = mutant.file_stem().unwrap().to_string_lossy().into_owned();
         if !name.contains(&only) {
@@ -44,12 +48,13 @@ fn every_mutant_is_caught() {
         let said = text(&ran);
         let caught = said.lines().find(|line| line.contains("does not hold"));
         println!("{name}: {}", caught.unwrap_or("SURVIVED"));
-        if caught.is_none() {
-            survived.push(name);
+        let known = HARMLESS.iter().any(|(harmless, _)| *harmless == name);
+        if caught.is_some() == known {
+            unexpected.push(name);
         }
     }
     copy(&root, &source).unwrap();
-    assert!(survived.is_empty(), "no history found fault with {survived:?}");
+    assert!(unexpected.is_empty(), "survived, or was caught though it is held for harmless: {unexpected:?}");
 }
 
 fn apply(mutant: &Path, source: &Path) {

@@ -11,6 +11,7 @@ use selvedge_model::pod::{self, PodTemplate};
 use selvedge_model::rollout::{Rollout, position};
 use selvedge_model::selector::Selector;
 use selvedge_model::{ContentHash, EntryKey, EntryKind, Reference};
+use selvedge_protocol::MAX_BODY_BYTES;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -338,6 +339,16 @@ impl Index {
         let (mut references, mut versions) = (Vec::new(), Vec::new());
         for (name, optional) in &revision.config_maps {
             let version = match self.config_map(namespace, name)? {
+                Some(version) if version.body.bytes.len() > MAX_BODY_BYTES => {
+                    return Err(Slot::held(
+                        Reason::TooLarge,
+                        format!(
+                            "ConfigMap {namespace}/{name} takes {} bytes on its way to a node, and {MAX_BODY_BYTES} are the \
+                             limit: split it, or put what is not text into binaryData",
+                            version.body.bytes.len()
+                        ),
+                    ));
+                }
                 Some(version) => {
                     versions.push(version);
                     version.version.to_string()

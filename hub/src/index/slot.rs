@@ -47,6 +47,8 @@ pub enum Reason {
     MissingReference,
     /// The object breaks a rule.
     Invalid,
+    /// An entry would not fit into a frame.
+    TooLarge,
 }
 
 impl Reason {
@@ -57,6 +59,7 @@ impl Reason {
             Self::Unknown | Self::Unresolved => "Unresolved",
             Self::MissingReference => "MissingReference",
             Self::Invalid => "Invalid",
+            Self::TooLarge => "TooLarge",
         }
     }
 }

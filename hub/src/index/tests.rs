@@ -8,7 +8,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Event, Index, ObjectKey, Part, Resource, Slot};
+use selvedge_protocol::MAX_BODY_BYTES;
+
+use super::{Event, Index, ObjectKey, Part, Pins, Reason, Resource, Slot, workload_entry};
 
 /// Which object of a small world changes, and to what; `None`: it goes.
 #[derive(Clone, Debug)]
@@ -188,4 +190,64 @@ fn bodies_that_are_alike_are_one_allocation() {
         slot => panic!("{slot:?}"),
     };
     assert!(Arc::ptr_eq(&body("a"), &body("b")));
+}
+
+#[test]
+fn a_config_map_that_would_not_fit_into_a_frame_holds_its_workloads() {
+    let mut index = listed();
+    let all = json!([{"from": 0, "to": 1_u64 << 32, "revision": "r1"}]);
+    let template = json!({"spec": {"containers": [{"name": "c", "image": "web:1",
+        "envFrom": [{"configMapRef": {"name": "settings"}}]}]}});
+    let selector = json!({"matchLabels": {"tier": "a"}});
+    let labels = json!({"selvedge.dev/edge": "enabled"});
+    let changes = [
+        change(
+            Resource::EdgeNodes,
+            "",
+            "n1",
+            Some(json!({"metadata": {"uid": "n1", "labels": {"tier": "a"}}})),
+        ),
+        change(Resource::Namespaces, "", "shop", Some(json!({"metadata": {"labels": labels}}))),
+        change(
+            Resource::EdgeApplications,
+            "shop",
+            "web",
+            Some(
+                json!({"metadata": {"uid": "web"}, "status": {"rollout": {"intervals": all, "admitted": []}}}),
+            ),
+        ),
+        change(
+            Resource::ControllerRevisions,
+            "shop",
+            "r1",
+            Some(json!({"metadata": {"labels": {"selvedge.dev/application": "web"}, "uid": "r1"},
+                "data": {"selector": selector, "template": template, "overrides": []}})),
+        ),
+    ];
+    for (revision, change) in (2..).zip(&changes) {
+        index.apply(event(change, revision));
+    }
+    // A control character is one byte in the API server and six in JSON.
+    for (revision, characters, fits) in [(10, 1000, true), (11, MAX_BODY_BYTES / 6, false)] {
+        let data = json!({"KEY": "\u{1}".repeat(characters)});
+        let map = json!({"metadata": {"uid": "s"}, "data": data});
+        index.apply(event(
+            &change(Resource::ConfigMaps("shop".into()), "shop", "settings", Some(map)),
+            revision,
+        ));
+        let slots = index.set("n1", &Pins::new());
+        let workload = &slots[&workload_entry(&ObjectKey::new("shop", "web"))];
+        match workload {
+            Slot::Present(_) => assert!(fits),
+            Slot::Held(held) => {
+                assert!(!fits && held.reason == Reason::TooLarge, "{held:?}");
+                assert!(
+                    held.message.starts_with("ConfigMap shop/settings takes 2088979 bytes"),
+                    "{}",
+                    held.message
+                );
+            }
+            Slot::Absent => panic!("nobody took it away"),
+        }
+    }
 }

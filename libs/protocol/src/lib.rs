@@ -48,6 +48,9 @@ pub const MAX_DELTA_BYTES: usize = 256 * 1024;
 /// No frame is larger, in either direction: a ConfigMap of 1 MiB (the API's limit) must fit, base64
 /// and envelope included.
 pub const MAX_FRAME_BYTES: usize = 2 * 1024 * 1024;
+/// The body of one entry has at most this many bytes, so that its frame has room for its names. What is larger
+/// (a ConfigMap of control characters, each six bytes in JSON) is held by the hub.
+pub const MAX_BODY_BYTES: usize = MAX_FRAME_BYTES - 8 * 1024;
 /// What the elements (rows, reports, sessions ...) of one frame may take in memory, texts not counted. A
 /// report of small properties takes four times its frame; nothing that is sent comes near.
 pub const MAX_ELEMENT_BYTES: usize = 4 * MAX_FRAME_BYTES;
