@@ -1,6 +1,6 @@
 //! A ledger that is gone or broken is filled anew; it never locks a node out and never stops what runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use selvedge_cluster::EdgeHost;
@@ -24,15 +24,8 @@ pub fn a_deleted_ledger_is_synced_anew(world: &World) -> Outcome {
         world.scale("selvedge-hub", 2)
     };
     with_ledger(world, brought_back, |ledger| {
-        for suffix in ["", "-wal", "-shm"] {
-            let mut file = ledger.clone().into_os_string();
-            file.push(suffix);
-            let file = PathBuf::from(file);
-            if file.exists() {
-                std::fs::remove_file(file)?;
-            }
-        }
-        Ok(())
+        remove_logs(ledger)?;
+        std::fs::remove_file(ledger)
     })
 }
 
@@ -41,20 +34,35 @@ pub fn a_truncated_ledger_is_put_aside(world: &World) -> Outcome {
         world,
         || Ok(()),
         |ledger| {
-            let file = std::fs::OpenOptions::new().write(true).open(ledger)?;
-            file.set_len(1000)
+            // What SQLite has in its log alone would make the file whole again.
+            remove_logs(ledger)?;
+            std::fs::OpenOptions::new().write(true).open(ledger)?.set_len(1000)
         },
     )?;
-    let host = world.cluster.edge(NODE)?;
-    let log = host.host().log_tail("agent");
-    expect("the log says what happened to the ledger", log.contains("ledger"), log)
+    let log = world.layout().log(NODE, "agent");
+    let log = std::fs::read_to_string(&log)
+        .map_err(|source| StoryError::Io { what: format!("read {}", log.display()), source })?;
+    expect("the log says what happened to the ledger", log.contains("the ledger was damaged"), log)
+}
+
+/// Removes what SQLite keeps beside the file.
+fn remove_logs(ledger: &Path) -> std::io::Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        let mut file = ledger.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Kills the agent, does something to its ledger, starts it, and sees everything in sync and unrestarted.
 fn with_ledger(
     world: &World,
     meanwhile: impl Fn() -> Outcome,
-    harm: impl Fn(&PathBuf) -> std::io::Result<()>,
+    harm: impl Fn(&Path) -> std::io::Result<()>,
 ) -> Outcome {
     let host = world.cluster.edge(NODE)?;
     let started = page(&host, "started", |_| true)?;
