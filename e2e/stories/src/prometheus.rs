@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use selvedge_cluster::debian;
+use selvedge_cluster::{cluster::CONTROL, debian};
 use serde_json::{Value, json};
 
 use crate::{Outcome, World, eventually, world::io};
@@ -50,7 +50,8 @@ impl<'a> Prometheus<'a> {
             &[
                 program.display().to_string(),
                 format!("--config.file={}", config.display()),
-                format!("--storage.tsdb.path={}", directory.join("data").display()),
+                // With the host, so that a cluster that is new has no series of an older one.
+                format!("--storage.tsdb.path={}", world.layout().host(CONTROL).join("prometheus").display()),
                 format!("--web.listen-address={LISTEN}"),
             ],
         )?;
