@@ -9,16 +9,15 @@ use std::time::Instant;
 
 use futures::FutureExt as _;
 use selvedge_hub::hub::Hub;
-use selvedge_hub::index::{Index, ObjectKey, Part, Resource, device_entry};
+use selvedge_hub::index::{Index, ObjectKey, Part, Resource};
 use selvedge_hub::resyncs::Turn;
 use selvedge_hub::session::{Closed, Output, Session, Sync, View};
 use selvedge_hub::sessions::Inbox;
-use selvedge_hub::status::{self, Book, Compose, Job, Target, Work, Written};
+use selvedge_hub::status::{self, Book, Job, Target, Work, Written};
 use selvedge_model::{EntryKey, EntryKind};
 use selvedge_protocol::agent::{
-    self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub, verdict,
+    self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub,
 };
-use serde_json::Value;
 
 /// As the transport has it: status writes at once of one session.
 const WRITES: usize = 8;
@@ -214,60 +213,18 @@ impl Seat {
             self.writes += 1;
             match self.work(job, now) {
                 Ok(work) => begun.push(work),
-                Err(target) => {
-                    let written = Written { code: verdict::Code::Gone, reason: "", known: None, newer: None };
-                    ended.push((target, written));
-                }
+                Err(target) => ended.push((target, Written::gone())),
             }
         }
         (begun, ended)
     }
 
-    /// What a job writes, as the transport puts it together.
+    /// What a job writes: the shipped function, with a time that stands still.
     fn work(&mut self, job: Job, now: Instant) -> Result<Work, Target> {
         let hub = self.hub.clone();
         let index = hub.index();
-        let time = jiff::Timestamp::UNIX_EPOCH;
-        let (uid, compose): (String, Compose) = match &job.target {
-            Target::Node(_) => {
-                let standing = self.session.standing(view(&index, &hub, now));
-                self.book.retain(|key| standing.entries.contains_key(key));
-                let devices = standing.entries.iter().filter(|(key, _)| key.kind == EntryKind::Device);
-                let devices = devices
-                    .map(|(key, entry)| {
-                        let stands =
-                            self.book.device(key, entry.desired).or_else(|| index.device_stands(key));
-                        (key.clone(), stands.unwrap_or_default())
-                    })
-                    .collect();
-                let facts = status::node::Facts {
-                    standing,
-                    machine: self.book.machine.clone(),
-                    workloads: self.book.workloads.clone(),
-                    devices,
-                    duplicate: false,
-                };
-                let compose = move |current: &Value| status::node::compose(&facts, current, time);
-                (self.session.uid().to_string(), Box::new(compose))
-            }
-            Target::Device(key) => {
-                let entry_key = device_entry(key);
-                let entry = self.session.entry(&entry_key, view(&index, &hub, now));
-                let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
-                    return Err(job.target);
-                };
-                let facts = status::device::Facts {
-                    entry,
-                    body,
-                    generation,
-                    reported: self.book.devices.get(&entry_key).cloned(),
-                };
-                let compose = move |current: &Value| status::device::compose(&facts, current, time);
-                (uid.to_string(), Box::new(compose))
-            }
-        };
-        let (session, seq, known) = (self.session.id(), job.seq, job.known);
-        Ok(Work { target: job.target, uid, session, seq, known, compose })
+        let time = || jiff::Timestamp::UNIX_EPOCH;
+        status::work(job, &mut self.book, &self.session, view(&index, &hub, now), false, time)
     }
 
     /// A write ended: what the agent is told.

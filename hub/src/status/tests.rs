@@ -198,7 +198,7 @@ fn a_device_that_left_the_set_is_forgotten_once_its_reports_are_answered() {
     book.report(report(1), start);
     book.jobs(start, 8);
     book.retain(|_| false);
-    let written = Written { code: Code::Gone, reason: "", known: None, newer: None };
+    let written = Written::gone();
     assert_eq!(book.written(&tank, written).len(), 1, "a report in a write was forgotten");
     book.device_news(&ObjectKey::new("shop", "tank"), start);
     book.retain(|_| false);

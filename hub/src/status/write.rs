@@ -70,6 +70,14 @@ pub struct Work {
     pub compose: Compose,
 }
 
+impl Written {
+    /// Its object left the node's set before it was written.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self { code: Code::Gone, reason: "", known: None, newer: None }
+    }
+}
+
 impl Known {
     /// What is kept of an object.
     #[must_use]

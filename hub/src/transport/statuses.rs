@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use selvedge_model::EntryKind;
 use selvedge_protocol::agent::{self as wire, refused::Code, to_agent::Message as ToAgent};
-use serde_json::Value;
 
 use super::admit::Ended;
 use super::drive::{Drive, send, view};
@@ -53,52 +51,9 @@ impl Drive {
     fn work(&mut self, job: Job) -> Result<Work, Target> {
         let hub = self.hub.clone();
         let index = hub.index();
-        let (uid, compose): (String, status::Compose) = match &job.target {
-            Target::Node(_) => {
-                let standing = self.session.standing(view(&index, &hub));
-                self.book.retain(|key| standing.entries.contains_key(key));
-                let devices = standing.entries.iter().filter(|(key, _)| key.kind == EntryKind::Device);
-                let devices = devices
-                    .map(|(key, entry)| {
-                        let stands =
-                            self.book.device(key, entry.desired).or_else(|| index.device_stands(key));
-                        (key.clone(), stands.unwrap_or_default())
-                    })
-                    .collect();
-                let facts = status::node::Facts {
-                    standing,
-                    machine: self.book.machine.clone(),
-                    workloads: self.book.workloads.clone(),
-                    devices,
-                    duplicate: self.duplicate.is_some(),
-                };
-                let compose = move |current: &Value| {
-                    status::node::compose(&facts, current, selvedge_operator::clock::now())
-                };
-                (self.session.uid().to_string(), Box::new(compose))
-            }
-            Target::Device(key) => {
-                let entry_key = crate::index::device_entry(key);
-                let entry = self.session.entry(&entry_key, view(&index, &hub));
-                let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
-                    return Err(job.target);
-                };
-                let facts = status::device::Facts {
-                    entry,
-                    body,
-                    generation,
-                    reported: self.book.devices.get(&entry_key).cloned(),
-                };
-                let compose = move |current: &Value| {
-                    status::device::compose(&facts, current, selvedge_operator::clock::now())
-                };
-                (uid.to_string(), Box::new(compose))
-            }
-        };
-        // Somebody else has written since, such as the sweep of an offline node: what is known is not so any more.
-        let seen = index.source_revision(self.session.node(), &job.target.entry());
-        let known = job.known.filter(|known| seen.is_none_or(|revision| !known.is_older_than(revision)));
-        Ok(Work { target: job.target, uid, session: self.session.id(), seq: job.seq, known, compose })
+        let duplicate = self.duplicate.is_some();
+        let time = selvedge_operator::clock::now;
+        status::work(job, &mut self.book, &self.session, view(&index, &hub), duplicate, time)
     }
 
     pub(super) async fn written(
