@@ -18,7 +18,11 @@ fn main() -> Result<(), Error> {
     let out: PathBuf = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?.into();
     std::fs::write(out.join("weights.rs"), weights(&pool)?)?;
     // `bytes::Bytes` for entry bodies: encoded once, shared by every session that sends them.
-    prost_build::Config::new().bytes([".selvedge.agent.v1.Upsert.body"]).compile_fds(set)?;
+    // Not its `Debug`: a body may be a Secret's.
+    prost_build::Config::new()
+        .bytes([".selvedge.agent.v1.Upsert.body"])
+        .skip_debug([".selvedge.agent.v1.Upsert"])
+        .compile_fds(set)?;
     Ok(())
 }
 

@@ -74,7 +74,7 @@ fn every_unsupported_field_is_named_by_its_path() {
         "spec.template.spec.containers[0].livenessProbe: is not supported at the edge: remove it",
         "spec.template.spec.containers[0].resources: {\"limits\":{\"cpu\":\"1\"}} is not supported at the edge: remove it",
         "spec.template.spec.containers[0].env[1].valueFrom.fieldRef: is not supported at the edge: remove it \
-         (supported here: configMapKeyRef)",
+         (supported here: configMapKeyRef, secretKeyRef)",
         "spec.template.spec.volumes[0].configMap.items[0].mode: is not supported at the edge: remove it (supported \
          here: key, path)",
     ] {
@@ -152,6 +152,41 @@ fn what_does_not_fit_together_is_said() {
         ],
         "{faults}"
     );
+}
+
+#[test]
+fn secrets_are_named_where_config_maps_are() {
+    let faults = template(json!({"spec": {
+        "containers": [{"name": "web", "image": "web:1",
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": true}}}],
+            "envFrom": [{"prefix": "P_", "secretRef": {"name": "s"}}],
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "secret": {"secretName": "s", "defaultMode": 256, "items": [
+            {"key": "k", "path": "a/b"}]}}],
+    }}));
+    assert_eq!(faults, "");
+    let faults = template(json!({"spec": {
+        "containers": [{"name": "web", "image": "web:1",
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "S", "key": "a/b"},
+                "configMapKeyRef": {"name": "c", "key": "k"}}}],
+            "envFrom": [{"secretRef": {"name": "S"}, "configMapRef": {"name": "c"}}]}],
+        "volumes": [{"name": "v", "configMap": {"name": "c"}, "secret": {"secretName": "S", "items": [
+            {"key": "k", "path": "/b"}]}}],
+    }}));
+    let lines: Vec<_> = faults.lines().map(|line| line.trim_start_matches("spec.template.spec.")).collect();
+    for (line, begins) in lines.iter().zip([
+        "volumes[0]: has both configMap and secret: keep one",
+        "volumes[0].secret.secretName: \"S\" is not a DNS name",
+        "volumes[0].secret.items[0].path: \"/b\" must be a relative path",
+        "containers[0].env[0].valueFrom: has both configMapKeyRef and secretKeyRef: keep one",
+        "containers[0].env[0].valueFrom.secretKeyRef.name: \"S\" is not",
+        "containers[0].env[0].valueFrom.secretKeyRef.key: \"a/b\" is no key of a ConfigMap or Secret",
+        "containers[0].envFrom[0]: has both configMapRef and secretRef: keep one",
+        "containers[0].envFrom[0].secretRef.name: \"S\" is not",
+    ]) {
+        assert!(line.starts_with(begins), "{line}\nand not\n{begins}");
+    }
+    assert_eq!(lines.len(), 8, "{faults}");
 }
 
 #[test]

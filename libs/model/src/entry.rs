@@ -46,6 +46,41 @@ pub struct ConfigMapEntry {
     pub binary_data: BTreeMap<String, String>,
 }
 
+/// Kinds of objects that a pod template can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ReferenceKind {
+    /// Plain data.
+    ConfigMap,
+    /// Data that nobody else may see.
+    Secret,
+}
+
+impl ReferenceKind {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::ConfigMap, Self::Secret];
+
+    /// As in [`Reference::kind`], and for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.entry().name()
+    }
+
+    /// The kind of the entries that carry its objects.
+    #[must_use]
+    pub const fn entry(self) -> EntryKind {
+        match self {
+            Self::ConfigMap => EntryKind::ConfigMap,
+            Self::Secret => EntryKind::Secret,
+        }
+    }
+
+    /// Whose objects entries of a kind carry; none: they are no references.
+    #[must_use]
+    pub fn of(kind: EntryKind) -> Option<Self> {
+        Self::ALL.into_iter().find(|reference| reference.entry() == kind)
+    }
+}
+
 /// One object that a workload names, by content (sync rule 3).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Reference {
@@ -76,13 +111,9 @@ impl WorkloadEntry {
     pub fn reference_keys<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = EntryKey> + 'a {
         self.references.iter().filter(|reference| !reference.version.is_empty()).filter_map(
             move |reference| {
-                let kind = match reference.kind.as_str() {
-                    "ConfigMap" => EntryKind::ConfigMap,
-                    "Secret" => EntryKind::Secret,
-                    _ => return None,
-                };
+                let kind = ReferenceKind::ALL.into_iter().find(|kind| kind.name() == reference.kind)?;
                 Some(EntryKey {
-                    kind,
+                    kind: kind.entry(),
                     namespace: namespace.to_owned(),
                     name: reference.name.clone(),
                     version: reference.version.clone(),

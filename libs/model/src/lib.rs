@@ -7,11 +7,14 @@
 mod canonical;
 mod entry;
 mod hash;
+mod history;
 mod key;
+mod secret;
 mod session;
 mod watermark;
 
 pub mod application;
+pub mod crds;
 pub mod device;
 pub mod fault;
 pub mod names;
@@ -25,9 +28,12 @@ pub mod selector;
 
 pub use canonical::canonical_json;
 pub use entry::{
-    ConfigMapEntry, DeviceEntry, NodeSettingsEntry, OnDelete, PropertyEntry, Reference, WorkloadEntry,
+    ConfigMapEntry, DeviceEntry, NodeSettingsEntry, OnDelete, PropertyEntry, Reference, ReferenceKind,
+    WorkloadEntry,
 };
 pub use hash::{ContentHash, Digest, RowHash};
+pub use history::{History, HistoryError, Next};
 pub use key::{EntryKey, EntryKind};
+pub use secret::{Named, Redacted, SecretEntry, VersionKey};
 pub use session::SessionId;
-pub use watermark::{Watermark, WatermarkOrder};
+pub use watermark::{HISTORY, Watermark, WatermarkOrder};

@@ -34,7 +34,7 @@ pub fn is_label_key(text: &str) -> bool {
     prefix.is_none_or(is_dns_subdomain) && !name.is_empty() && is_label_value(name)
 }
 
-/// Whether `text` is a key of a ConfigMap.
+/// Whether `text` is a key of a ConfigMap or Secret.
 #[must_use]
 pub fn is_config_key(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

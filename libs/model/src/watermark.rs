@@ -26,6 +26,9 @@ pub enum WatermarkOrder {
     OtherCluster,
 }
 
+/// Under this name a watermark bears a mark of the cluster's history: see [`crate::History`].
+pub const HISTORY: &str = "history";
+
 impl Watermark {
     /// How `self` stands to `other`. A resource that `self` does not name counts as revision 0. A newer
     /// epoch is never behind.

@@ -1,5 +1,7 @@
 //! Wire shapes to and from [`selvedge_model`]. Decoding checks; encoding cannot fail.
 
+use std::fmt;
+
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, SessionId, Watermark};
 
 use crate::agent as wire;
@@ -54,6 +56,18 @@ impl TryFrom<wire::Key> for EntryKey {
             Ok(wire::EntryKind::Unspecified) | Err(_) => return Err(ConvertError::UnknownKind(key.kind)),
         };
         Ok(Self { kind, namespace: key.namespace, name: key.name, version: key.version })
+    }
+}
+
+/// By name and size: a body may be a Secret's.
+impl fmt::Debug for wire::Upsert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upsert")
+            .field("key", &self.key)
+            .field("uid", &self.uid)
+            .field("source_revision", &self.source_revision)
+            .field("body_len", &self.body.len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -78,22 +78,34 @@ impl Faults {
             let name = text(&volume["name"]);
             self.need(is_dns_label(name), &format!("{path}.name"), || format!("{name:?} is not {DNS_LABEL}"));
             self.unique(&format!("{path}.name"), &mut names, name, "name of a volume");
-            let config_map = &volume["configMap"];
-            self.need(config_map.is_object(), &path, || {
-                "needs a source: configMap is the one that is supported at the edge".to_owned()
-            });
-            self.object_name(&format!("{path}.configMap.name"), config_map);
-            let mut files = Unique::default();
-            for (path, item) in items(&format!("{path}.configMap.items"), &config_map["items"]) {
-                self.config_key(&format!("{path}.key"), item);
-                let file = text(&item["path"]);
-                self.need(is_inner_path(file), &format!("{path}.path"), || {
-                    format!("{file:?} must be a relative path without \"..\"")
-                });
-                self.unique(&format!("{path}.path"), &mut files, file, "path of an item");
+            self.one_source(&path, volume, &["configMap", "secret"]);
+            self.object_name(&format!("{path}.configMap.name"), &volume["configMap"]["name"]);
+            self.object_name(&format!("{path}.secret.secretName"), &volume["secret"]["secretName"]);
+            for kind in ["configMap", "secret"] {
+                self.items(&format!("{path}.{kind}.items"), &volume[kind]["items"]);
             }
         }
         volumes.as_array().into_iter().flatten().map(|volume| text(&volume["name"])).collect()
+    }
+
+    fn items(&mut self, path: &str, list: &Value) {
+        let mut files = Unique::default();
+        for (path, item) in items(path, list) {
+            self.config_key(&format!("{path}.key"), &item["key"]);
+            let file = text(&item["path"]);
+            self.need(is_inner_path(file), &format!("{path}.path"), || {
+                format!("{file:?} must be a relative path without \"..\"")
+            });
+            self.unique(&format!("{path}.path"), &mut files, file, "path of an item");
+        }
+    }
+
+    /// Exactly one of the members `of` must be there.
+    fn one_source(&mut self, path: &str, holder: &Value, of: &[&str]) {
+        let there = of.iter().filter(|member| holder[**member].is_object()).count();
+        let (needs, most) = (of.join(" or "), of.join(" and "));
+        self.need(there > 0, path, || format!("needs a source: {needs}"));
+        self.need(there < 2, path, || format!("has both {most}: keep one"));
     }
 
     fn container(
@@ -149,13 +161,12 @@ impl Faults {
                 self.need(text(&variable["value"]).is_empty(), &path, || {
                     "has both value and valueFrom: keep one".to_owned()
                 });
-                let reference = &source["configMapKeyRef"];
-                self.need(reference.is_object(), &format!("{path}.valueFrom"), || {
-                    "needs configMapKeyRef, the one source that is supported at the edge".to_owned()
-                });
-                self.object_name(&format!("{path}.valueFrom.configMapKeyRef.name"), reference);
-                if reference.is_object() {
-                    self.config_key(&format!("{path}.valueFrom.configMapKeyRef.key"), reference);
+                let path = format!("{path}.valueFrom");
+                self.one_source(&path, source, &["configMapKeyRef", "secretKeyRef"]);
+                for kind in ["configMapKeyRef", "secretKeyRef"].into_iter().filter(|k| source[k].is_object())
+                {
+                    self.object_name(&format!("{path}.{kind}.name"), &source[kind]["name"]);
+                    self.config_key(&format!("{path}.{kind}.key"), &source[kind]["key"]);
                 }
             }
         }
@@ -164,10 +175,10 @@ impl Faults {
             self.need(prefix.is_empty() || is_env_name(prefix), &format!("{path}.prefix"), || {
                 format!("{prefix:?} begins no name of a variable: printable ASCII without =")
             });
-            self.need(source["configMapRef"].is_object(), &path, || {
-                "needs configMapRef, the one source that is supported at the edge".to_owned()
-            });
-            self.object_name(&format!("{path}.configMapRef.name"), &source["configMapRef"]);
+            self.one_source(&path, source, &["configMapRef", "secretRef"]);
+            for kind in ["configMapRef", "secretRef"] {
+                self.object_name(&format!("{path}.{kind}.name"), &source[kind]["name"]);
+            }
         }
     }
 
@@ -191,16 +202,16 @@ impl Faults {
         }
     }
 
-    fn object_name(&mut self, path: &str, reference: &Value) {
-        if let Some(name) = reference["name"].as_str() {
+    fn object_name(&mut self, path: &str, name: &Value) {
+        if let Some(name) = name.as_str() {
             self.need(is_dns_subdomain(name), path, || format!("{name:?} is not {DNS_SUBDOMAIN}"));
         }
     }
 
-    fn config_key(&mut self, path: &str, reference: &Value) {
-        let key = text(&reference["key"]);
+    fn config_key(&mut self, path: &str, key: &Value) {
+        let key = text(key);
         self.need(is_config_key(key), path, || {
-            format!("{key:?} is no key of a ConfigMap: letters, digits, -, _ and .")
+            format!("{key:?} is no key of a ConfigMap or Secret: letters, digits, -, _ and .")
         });
     }
 }

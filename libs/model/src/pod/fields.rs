@@ -124,7 +124,7 @@ const fn choice(of: &'static [&'static str]) -> Kind {
 
 /// DNS label.
 const LABEL: Kind = Kind::Text { max: 63 };
-/// DNS subdomain; also the longest key of a ConfigMap.
+/// DNS subdomain; also the longest key of a ConfigMap or Secret.
 const NAME: Kind = Kind::Text { max: 253 };
 /// Host, repository, tag and digest together; registries take no longer ones.
 const IMAGE: Kind = Kind::Text { max: 1024 };
@@ -239,8 +239,18 @@ const ENV: &[Field] = &[
     field("valueFrom", Kind::Object(VALUE_FROM), "Value from elsewhere. Not together with value."),
 ];
 
-const VALUE_FROM: &[Field] =
-    &[field("configMapKeyRef", Kind::Object(CONFIG_MAP_KEY), "One key of a ConfigMap in the namespace.")];
+const VALUE_FROM: &[Field] = &[
+    field(
+        "configMapKeyRef",
+        Kind::Object(CONFIG_MAP_KEY),
+        "One key of a ConfigMap in the namespace. Not together with secretKeyRef.",
+    ),
+    field(
+        "secretKeyRef",
+        Kind::Object(SECRET_KEY),
+        "One key of a Secret in the namespace; its value must be UTF-8. Not together with configMapKeyRef.",
+    ),
+];
 
 const CONFIG_MAP_KEY: &[Field] = &[
     required("name", NAME, "Name of the ConfigMap."),
@@ -248,14 +258,34 @@ const CONFIG_MAP_KEY: &[Field] = &[
     field("optional", Kind::Bool, "Whether the ConfigMap or the key may be missing. Default: false."),
 ];
 
+const SECRET_KEY: &[Field] = &[
+    required("name", NAME, "Name of the Secret."),
+    required("key", NAME, "Key in it."),
+    field("optional", Kind::Bool, "Whether the Secret or the key may be missing. Default: false."),
+];
+
 const ENV_FROM: &[Field] = &[
     field("prefix", NAME, "Put before each name. Default: empty."),
-    field("configMapRef", Kind::Object(CONFIG_MAP), "All keys of a ConfigMap in the namespace."),
+    field(
+        "configMapRef",
+        Kind::Object(CONFIG_MAP),
+        "All keys of a ConfigMap in the namespace. Not together with secretRef.",
+    ),
+    field(
+        "secretRef",
+        Kind::Object(SECRET),
+        "All keys of a Secret in the namespace whose values are UTF-8. Not together with configMapRef.",
+    ),
 ];
 
 const CONFIG_MAP: &[Field] = &[
     required("name", NAME, "Name of the ConfigMap."),
     field("optional", Kind::Bool, "Whether the ConfigMap may be missing. Default: false."),
+];
+
+const SECRET: &[Field] = &[
+    required("name", NAME, "Name of the Secret."),
+    field("optional", Kind::Bool, "Whether the Secret may be missing. Default: false."),
 ];
 
 const PORTS: &[Field] = &[
@@ -275,7 +305,8 @@ const MOUNT: &[Field] = &[
     field(
         "readOnly",
         Kind::Bool,
-        "Whether the container is kept from writing. Default: false; files of a ConfigMap are never writable.",
+        "Whether the container is kept from writing. Default: false; files of ConfigMaps and \
+         Secrets are never writable.",
     ),
     only("mountPropagation", Constant::Text("None")),
     only("recursiveReadOnly", Constant::Text("Disabled")),
@@ -283,26 +314,41 @@ const MOUNT: &[Field] = &[
 
 const VOLUME: &[Field] = &[
     required("name", LABEL, "Name, a DNS label of at most 63 characters, unique in the pod."),
-    field("configMap", Kind::Object(CONFIG_MAP_VOLUME), "Files from a ConfigMap in the namespace."),
+    field(
+        "configMap",
+        Kind::Object(CONFIG_MAP_VOLUME),
+        "Files from a ConfigMap in the namespace. Not together with secret.",
+    ),
+    field(
+        "secret",
+        Kind::Object(SECRET_VOLUME),
+        "Files from a Secret in the namespace, kept in the node's memory. Not together with configMap.",
+    ),
 ];
 
 const CONFIG_MAP_VOLUME: &[Field] = &[
     required("name", NAME, "Name of the ConfigMap."),
     field("optional", Kind::Bool, "Whether ConfigMap and keys may be missing. Default: false."),
-    field(
-        "defaultMode",
-        Kind::Integer { min: 0, max: 0o777 },
-        "Mode bits of the files, 0 to 511: YAML also takes octal, such as 0440. Default: 0644.",
-    ),
-    field(
-        "items",
-        Kind::List { of: ITEM, keys: &[], min: 0, max: 64 },
-        "Which keys become files, and where. At most 64. Default: every key, as a file of its name.",
-    ),
+    field("defaultMode", MODE, MODE_ABOUT),
+    field("items", ITEMS, ITEMS_ABOUT),
 ];
 
+const SECRET_VOLUME: &[Field] = &[
+    required("secretName", NAME, "Name of the Secret."),
+    field("optional", Kind::Bool, "Whether Secret and keys may be missing. Default: false."),
+    field("defaultMode", MODE, MODE_ABOUT),
+    field("items", ITEMS, ITEMS_ABOUT),
+];
+
+const MODE: Kind = Kind::Integer { min: 0, max: 0o777 };
+const MODE_ABOUT: &str =
+    "Mode bits of the files, 0 to 511: YAML also takes octal, such as 0440. Default: 0644.";
+const ITEMS: Kind = Kind::List { of: ITEM, keys: &[], min: 0, max: 64 };
+const ITEMS_ABOUT: &str =
+    "Which keys become files, and where. At most 64. Default: every key, as a file of its name.";
+
 const ITEM: &[Field] = &[
-    required("key", NAME, "Key in the ConfigMap."),
+    required("key", NAME, "Key in the object."),
     required("path", PATH, "Path of its file under the mount, relative, without \"..\"."),
 ];
 

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ReferenceKind;
+
 /// `spec.template` of an EdgeApplication; names and meanings are those of `core/v1 PodTemplateSpec`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -79,7 +81,7 @@ pub struct Container {
     pub working_dir: Option<String>,
     /// Environment.
     pub env: Vec<EnvVar>,
-    /// Environment from all keys of ConfigMaps.
+    /// Environment from all keys of ConfigMaps and Secrets.
     pub env_from: Vec<EnvFrom>,
     /// Ports.
     pub ports: Vec<ContainerPort>,
@@ -119,6 +121,16 @@ pub struct EnvVar {
 pub struct EnvVarSource {
     /// A key of a ConfigMap.
     pub config_map_key_ref: Option<KeyRef>,
+    /// A key of a Secret.
+    pub secret_key_ref: Option<KeyRef>,
+}
+
+impl EnvVarSource {
+    /// What it names; none unless exactly one source is set.
+    #[must_use]
+    pub fn reference(&self) -> Option<(ReferenceKind, &KeyRef)> {
+        one_of(self.config_map_key_ref.as_ref(), self.secret_key_ref.as_ref())
+    }
 }
 
 /// A key of a named object.
@@ -133,7 +145,7 @@ pub struct KeyRef {
     pub optional: bool,
 }
 
-/// All keys of a ConfigMap as variables.
+/// All keys of a ConfigMap or Secret as variables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EnvFrom {
@@ -141,6 +153,16 @@ pub struct EnvFrom {
     pub prefix: String,
     /// The ConfigMap.
     pub config_map_ref: Option<ObjectRef>,
+    /// The Secret.
+    pub secret_ref: Option<ObjectRef>,
+}
+
+impl EnvFrom {
+    /// What it names; none unless exactly one source is set.
+    #[must_use]
+    pub fn reference(&self) -> Option<(ReferenceKind, &ObjectRef)> {
+        one_of(self.config_map_ref.as_ref(), self.secret_ref.as_ref())
+    }
 }
 
 /// A named object.
@@ -189,7 +211,7 @@ pub struct VolumeMount {
     pub name: String,
     /// Absolute path in the container.
     pub mount_path: String,
-    /// Whether the container can write. ConfigMaps are never written.
+    /// Whether the container can write. ConfigMaps and Secrets are never written.
     pub read_only: bool,
 }
 
@@ -201,6 +223,53 @@ pub struct Volume {
     pub name: String,
     /// Files from a ConfigMap.
     pub config_map: Option<ConfigMapVolume>,
+    /// Files from a Secret.
+    pub secret: Option<SecretVolume>,
+}
+
+/// Where the files of a volume come from, whatever the kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeSource<'a> {
+    /// Kind of the object.
+    pub kind: ReferenceKind,
+    /// Its name.
+    pub name: &'a str,
+    /// Whether object and keys may be missing.
+    pub optional: bool,
+    /// Mode bits of the files; 0644 when absent.
+    pub default_mode: Option<u32>,
+    /// Which keys become which files; empty: all, under their names.
+    pub items: &'a [KeyToPath],
+}
+
+impl Volume {
+    /// What it names; none unless exactly one source is set.
+    #[must_use]
+    pub fn source(&self) -> Option<VolumeSource<'_>> {
+        let map = self.config_map.as_ref().map(|map| VolumeSource {
+            kind: ReferenceKind::ConfigMap,
+            name: &map.name,
+            optional: map.optional,
+            default_mode: map.default_mode,
+            items: &map.items,
+        });
+        let secret = self.secret.as_ref().map(|secret| VolumeSource {
+            kind: ReferenceKind::Secret,
+            name: &secret.secret_name,
+            optional: secret.optional,
+            default_mode: secret.default_mode,
+            items: &secret.items,
+        });
+        one_of(map, secret).map(|(_, source)| source)
+    }
+}
+
+fn one_of<T>(config_map: Option<T>, secret: Option<T>) -> Option<(ReferenceKind, T)> {
+    match (config_map, secret) {
+        (Some(named), None) => Some((ReferenceKind::ConfigMap, named)),
+        (None, Some(named)) => Some((ReferenceKind::Secret, named)),
+        _ => None,
+    }
 }
 
 /// Files from a ConfigMap: one per key, or the items named.
@@ -209,6 +278,20 @@ pub struct Volume {
 pub struct ConfigMapVolume {
     /// Name of the ConfigMap.
     pub name: String,
+    /// Whether it may be missing.
+    pub optional: bool,
+    /// Mode bits of the files; 0644 when absent.
+    pub default_mode: Option<u32>,
+    /// Which keys become which files; empty: all, under their names.
+    pub items: Vec<KeyToPath>,
+}
+
+/// Files from a Secret: one per key, or the items named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretVolume {
+    /// Name of the Secret.
+    pub secret_name: String,
     /// Whether it may be missing.
     pub optional: bool,
     /// Mode bits of the files; 0644 when absent.
@@ -227,24 +310,24 @@ pub struct KeyToPath {
     pub path: String,
 }
 
-/// The names of the ConfigMaps that a raw pod template refers to, each with whether every mention of it
-/// is optional.
+/// What a pod template refers to, each with whether every mention of it is optional.
 #[must_use]
-pub fn config_maps(template: &PodTemplate) -> BTreeMap<String, bool> {
+pub fn references(template: &PodTemplate) -> BTreeMap<(ReferenceKind, String), bool> {
     let mut names = BTreeMap::new();
-    let mut mention = |name: &str, optional: bool| {
-        names.entry(name.to_owned()).and_modify(|all: &mut bool| *all &= optional).or_insert(optional);
+    let mut mention = |kind: ReferenceKind, name: &str, optional: bool| {
+        let all = names.entry((kind, name.to_owned())).or_insert(true);
+        *all &= optional;
     };
     for container in &template.spec.containers {
-        for key in container.env.iter().filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref()) {
-            mention(&key.name, key.optional);
+        for (kind, key) in container.env.iter().filter_map(|e| e.value_from.as_ref()?.reference()) {
+            mention(kind, &key.name, key.optional);
         }
-        for object in container.env_from.iter().filter_map(|e| e.config_map_ref.as_ref()) {
-            mention(&object.name, object.optional);
+        for (kind, object) in container.env_from.iter().filter_map(EnvFrom::reference) {
+            mention(kind, &object.name, object.optional);
         }
     }
-    for volume in template.spec.volumes.iter().filter_map(|v| v.config_map.as_ref()) {
-        mention(&volume.name, volume.optional);
+    for volume in template.spec.volumes.iter().filter_map(Volume::source) {
+        mention(volume.kind, volume.name, volume.optional);
     }
     names
 }

@@ -16,6 +16,9 @@
 //!     .caches(Watched::<EdgeNode>::all(client.clone()), devices_of_node);
 //! controller.run(Arc::new(DeviceReconciler { client, nodes }), token).await;
 //! ```
+//!
+//! `caches` keeps whole objects, and its map sees each of their changes alike. Where there are many of either,
+//! `folds` keeps only what the controller makes of them.
 
 mod metrics;
 mod run;
@@ -43,6 +46,26 @@ pub trait Object:
 impl<K> Object for K where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
+}
+
+/// What became of an object.
+#[derive(Clone, Debug)]
+pub enum Change<K: Object> {
+    /// It is like this now; it may have been before.
+    Is(K),
+    /// It is no longer there.
+    Gone(ObjectRef<K>),
+}
+
+impl<K: Object> Change<K> {
+    /// Which object.
+    #[must_use]
+    pub fn into_ref(self) -> ObjectRef<K> {
+        match self {
+            Self::Is(object) => ObjectRef::from_obj(&object),
+            Self::Gone(object) => object,
+        }
+    }
 }
 
 /// What an error asks for.

@@ -14,12 +14,13 @@ use kube::runtime::controller::{Action, Config, Error, ReconcileRequest};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use rand::RngExt as _;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::watch::Watched;
-use super::{Class, Classified, Next, Object, Reconciler};
+use super::{Change, Class, Classified, Next, Object, Reconciler};
 use crate::backoff::Backoffs;
 use crate::telemetry::chain;
 
@@ -43,7 +44,7 @@ impl<K: Object> Controller<K> {
     pub fn new(watched: Watched<K>, metrics: Metrics) -> Self {
         let (store, events) = watched.stored(metrics.clone());
         let filled = vec![filled(store.clone()).boxed()];
-        Self { metrics, store, triggers: vec![changed(events).boxed()], filled }
+        Self { metrics, store, triggers: vec![changes(events).map(Change::into_ref).boxed()], filled }
     }
 
     /// The cache of the controlled objects; filled once [`run`](Self::run) runs.
@@ -84,6 +85,31 @@ impl<K: Object> Controller<K> {
         self.triggers.push(mapped(events, map).boxed());
         self.filled.push(filled(store.clone()).boxed());
         (self, store)
+    }
+
+    /// Every change of an object of `Other` goes through `fold`, in order, which remembers what it needs of it
+    /// and returns what that triggers. Also what a relist no longer has is a change. The first list has gone
+    /// through before the first reconcile. For kinds with many objects or changes: no cache holds them whole.
+    #[must_use]
+    pub fn folds<Other: Object, I>(
+        mut self,
+        watched: Watched<Other>,
+        mut fold: impl FnMut(Change<Other>) -> I + Send + 'static,
+    ) -> Self
+    where
+        I: IntoIterator<Item = ObjectRef<K>> + 'static,
+        I::IntoIter: Send,
+    {
+        let listed = Arc::new(Notify::new());
+        let done = listed.clone();
+        let events = watched.events(self.metrics.clone()).inspect(move |event| {
+            if matches!(event, Event::InitDone) {
+                done.notify_one();
+            }
+        });
+        self.triggers.push(changes(events).flat_map(move |change| stream::iter(fold(change))).boxed());
+        self.filled.push(async move { listed.notified().await }.boxed());
+        self
     }
 
     /// What `stream` yields is triggered.
@@ -188,9 +214,7 @@ async fn filled<K: Object>(store: Store<K>) {
 }
 
 /// Every object that an event touches, and those that a relist no longer has.
-fn changed<K: Object>(
-    events: impl Stream<Item = Event<K>> + Send,
-) -> impl Stream<Item = ObjectRef<K>> + Send {
+fn changes<K: Object>(events: impl Stream<Item = Event<K>> + Send) -> impl Stream<Item = Change<K>> + Send {
     let mut known = HashSet::new();
     let mut listed = HashSet::new();
     events.flat_map(move |event| {
@@ -200,23 +224,22 @@ fn changed<K: Object>(
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let object = ObjectRef::from_obj(&object);
-                listed.insert(object.clone());
-                vec![object]
+                listed.insert(ObjectRef::from_obj(&object));
+                vec![Change::Is(object)]
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut listed);
-                std::mem::replace(&mut known, listed.clone()).difference(&listed).cloned().collect()
+                let before = std::mem::replace(&mut known, listed);
+                before.difference(&known).cloned().map(Change::Gone).collect()
             }
             Event::Apply(object) => {
-                let object = ObjectRef::from_obj(&object);
-                known.insert(object.clone());
-                vec![object]
+                known.insert(ObjectRef::from_obj(&object));
+                vec![Change::Is(object)]
             }
             Event::Delete(object) => {
                 let object = ObjectRef::from_obj(&object);
                 known.remove(&object);
-                vec![object]
+                vec![Change::Gone(object)]
             }
         })
     })
@@ -244,8 +267,11 @@ where
 mod tests {
     use futures::{StreamExt as _, stream};
     use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::ResourceExt as _;
     use kube::api::ObjectMeta;
     use kube::runtime::watcher::Event;
+
+    use super::Change;
 
     fn named(name: &str) -> ConfigMap {
         let metadata =
@@ -254,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_object_that_a_relist_no_longer_has_is_a_trigger() {
+    async fn an_object_that_a_relist_no_longer_has_is_gone() {
         let events = stream::iter([
             Event::Init,
             Event::InitApply(named("a")),
@@ -267,7 +293,11 @@ mod tests {
             Event::InitApply(named("c")),
             Event::InitDone,
         ]);
-        let names: Vec<_> = super::changed(events).map(|object| object.name).collect().await;
-        assert_eq!(names, ["a", "b", "c", "a", "c", "b"]);
+        let said = |change: Change<ConfigMap>| match change {
+            Change::Is(object) => object.name_any(),
+            Change::Gone(object) => format!("-{}", object.name),
+        };
+        let said: Vec<_> = super::changes(events).map(said).collect().await;
+        assert_eq!(said, ["a", "b", "c", "-a", "c", "-b"]);
     }
 }

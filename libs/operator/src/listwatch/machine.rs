@@ -61,6 +61,8 @@ pub enum Outcome {
     Failed,
     /// Somebody waits for the present revision.
     Poked,
+    /// Somebody knows that what was read is of a history that is over: list anew.
+    Outdated,
 }
 
 /// The most recent state is older than one that was seen.
@@ -175,6 +177,10 @@ impl Machine {
             Outcome::Poked => {
                 self.probe = true;
                 self.poked = true;
+                None
+            }
+            Outcome::Outdated => {
+                self.at = None;
                 None
             }
         }
@@ -298,6 +304,16 @@ mod tests {
         assert_eq!(machine.next(later), Step::List);
         assert_eq!(machine.on(Outcome::Listed(21), later), None, "said once");
         assert_eq!(machine.next(later), watch(21));
+    }
+
+    #[test]
+    fn what_is_outdated_is_listed_anew_at_once() {
+        let (mut machine, now) = listed();
+        machine.next(now);
+        assert_eq!(machine.on(Outcome::Outdated, now), None);
+        assert_eq!(machine.next(now), Step::List);
+        machine.on(Outcome::Listed(12), now);
+        assert_eq!(machine.next(now), watch(12));
     }
 
     #[test]

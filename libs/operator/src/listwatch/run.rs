@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -20,9 +21,15 @@ use super::{Event, Target, Undecodable};
 /// A watch that is silent for this long past its end is dead.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Asks a loop for the present revision: see [`Poke::poke`].
-#[derive(Clone, Debug)]
-pub struct Poke(Arc<Notify>);
+/// Asks a loop for the present revision, or for all anew: see [`Poke::poke`] and [`Poke::outdated`].
+#[derive(Clone, Debug, Default)]
+pub struct Poke(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    wake: Notify,
+    outdated: AtomicBool,
+}
 
 impl Poke {
     /// Makes the loop say soon (in 2 to 4 s, by a bookmark, an event or a list) that it has reached a
@@ -30,7 +37,20 @@ impl Poke {
     /// minutes otherwise (sync rule 7). If it is there already, it says nothing. Calls while one is under
     /// way are one.
     pub fn poke(&self) {
-        self.0.notify_one();
+        self.0.wake.notify_one();
+    }
+
+    /// Makes the loop list anew soon: what it has read is of a history that is over, as another loop or a mark
+    /// proves (sync rule 8).
+    pub fn outdated(&self) {
+        self.0.outdated.store(true, Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+
+    /// Why a watch is cut short; what was asked for is taken by it.
+    #[must_use]
+    pub fn take(&self) -> Outcome {
+        if self.0.outdated.swap(false, Ordering::Relaxed) { Outcome::Outdated } else { Outcome::Poked }
     }
 }
 
@@ -49,7 +69,7 @@ impl<D> ListWatch<D> {
     /// A loop over `target` that gives each object, as pruned JSON, to `decode`.
     #[must_use]
     pub fn new(client: Client, target: Target, decode: D) -> Self {
-        Self { client, target, decode, poke: Poke(Arc::new(Notify::new())) }
+        Self { client, target, decode, poke: Poke::default() }
     }
 
     /// The handle to poke it.
@@ -172,7 +192,7 @@ impl<D> ListWatch<D> {
         loop {
             let event = tokio::select! {
                 event = timeout_at(end, events.next()) => event,
-                () = self.poke.0.notified(), if pokable => return Ok(Ok(Outcome::Poked)),
+                () = self.poke.0.wake.notified(), if pokable => return Ok(Ok(self.poke.take())),
             };
             let event = match event {
                 Err(_) => return Ok(Err(ListWatchError::Timeout { kind: self.target.kind.clone() })),

@@ -109,6 +109,18 @@ fn up() -> Vec<(&'static str, Up)> {
                 }],
             }),
         ),
+        (
+            "ack of an agent that does not know Secrets",
+            Up::Ack(agent::Ack {
+                nonce: 5,
+                refused: vec![agent::Refusal {
+                    key: Some(key(EntryKind::Secret, "web-token", "41aa")),
+                    content_hash: hash(0xc3),
+                    reason: "UnknownKind".into(),
+                    message: "this version of the agent does not know entries of the kind of it".into(),
+                }],
+            }),
+        ),
         ("retry", Up::Retry(agent::Retry { nonce: 3, reason: "DiskFull".into(), after_ms: 30_000 })),
         ("resync", Up::Resync(agent::Resync { nonce: 3, reason: "base digest differs".into() })),
         ("report of the node", Up::Report(agent::Report { entries: vec![node_report()] })),
@@ -173,6 +185,7 @@ fn down() -> Vec<(&'static str, Down)> {
                 ..Default::default()
             }),
         ),
+        ("delta with a Secret and what names it", Down::Delta(secret_delta())),
         ("verdicts", Down::Verdicts(agent::Verdicts { verdicts: verdicts() })),
         ("heartbeat", Down::Heartbeat(agent::Heartbeat { unix_ms: 1_795_333_260_123 })),
         ("farewell", Down::Farewell(agent::Farewell { reason: "the EdgeNode was deleted".into() })),
@@ -216,6 +229,7 @@ fn to_controller() -> Vec<(&'static str, to_controller::Message)> {
             Message::Sessions(controller::Sessions { snapshot: false, sessions: vec![session(true)] }),
         ),
         ("done", Message::Done(controller::Done { order: 17 })),
+        ("restored", Message::Restored(controller::Restored { epoch: 2 })),
         ("heartbeat", Message::Heartbeat(controller::Heartbeat { unix_ms: 1_795_333_260_123 })),
     ]
 }
@@ -363,6 +377,35 @@ fn delta() -> agent::Delta {
         upserts: vec![upsert],
         target_digest: hash(0xd2),
         watermark: Some(watermark("devices.selvedge.dev", 991_204)),
+    }
+}
+
+fn secret_delta() -> agent::Delta {
+    let upsert = |kind, name, version, revision: &str, body| agent::Upsert {
+        key: Some(key(kind, name, version)),
+        uid: UID.into(),
+        source_revision: 991_205,
+        revision: revision.into(),
+        content_hash: hash(0xc3),
+        encoding: agent::Encoding::Json.into(),
+        body: Bytes::from_static(body),
+    };
+    let secret = br#"{"data":{"token":"aHVudGVyMg=="},"salt":"f00d"}"#;
+    let workload =
+        br#"{"references":[{"kind":"Secret","name":"web-token","version":"41aa"}],"revision":"web-7f9c"}"#;
+    agent::Delta {
+        nonce: 5,
+        base_digest: hash(0xd2),
+        removes: vec![agent::Remove {
+            key: Some(key(EntryKind::Secret, "web-token", "40ff")),
+            uid: UID.into(),
+        }],
+        upserts: vec![
+            upsert(EntryKind::Secret, "web-token", "41aa", "", secret),
+            upsert(EntryKind::Workload, "web", "", "web-7f9c", workload),
+        ],
+        target_digest: hash(0xd3),
+        watermark: Some(watermark("secrets/shop", 991_205)),
     }
 }
 
