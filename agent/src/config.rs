@@ -15,6 +15,8 @@ use serde::Deserialize;
 pub const CONFIG_FILE: &str = "/etc/selvedge/agent.yaml";
 /// Default state directory.
 pub const STATE_DIR: &str = "/var/lib/selvedge";
+/// Default directory in memory.
+pub const MEMORY_DIR: &str = "/run/selvedge";
 /// Default CRI socket.
 pub const RUNTIME_ENDPOINT: &str = "unix:///run/containerd/containerd.sock";
 
@@ -51,6 +53,9 @@ pub struct Settings {
     /// Directory of identity, ledger and socket [default: /var/lib/selvedge]
     #[arg(long, env = "SELVEDGE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Directory of the files of Secrets, in memory (on a tmpfs) [default: /run/selvedge]
+    #[arg(long, value_name = "DIR")]
+    pub memory_dir: Option<PathBuf>,
     /// CRI socket of the container runtime [default: unix:///run/containerd/containerd.sock]
     #[arg(long, value_name = "URL")]
     pub runtime_endpoint: Option<String>,
@@ -67,6 +72,8 @@ pub struct Settings {
 pub struct Config {
     /// Directory of identity, ledger and socket.
     pub state_dir: PathBuf,
+    /// Directory of the files of Secrets, on a tmpfs.
+    pub memory_dir: PathBuf,
     /// Path of the CRI socket.
     pub runtime_socket: PathBuf,
     /// Where metrics are served over TCP.
@@ -97,6 +104,7 @@ impl Config {
         }
         Ok(Self {
             state_dir: flags.state_dir.or(settings.state_dir).unwrap_or_else(|| STATE_DIR.into()),
+            memory_dir: flags.memory_dir.or(settings.memory_dir).unwrap_or_else(|| MEMORY_DIR.into()),
             runtime_socket: socket.into(),
             metrics_address: flags.metrics_address.or(settings.metrics_address),
             hubs: if flags.hubs.is_empty() { settings.hubs } else { flags.hubs },

@@ -14,7 +14,10 @@ use rustls::{
 use selvedge_protocol::agent::{ToAgent, ToHub, to_agent::Message as Down, to_hub::Message as Up};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_tungstenite::{WebSocketStream, accept_async, tungstenite::Message as Frame};
+use tokio_tungstenite::{
+    WebSocketStream, accept_async,
+    tungstenite::{Message as Frame, protocol::CloseFrame},
+};
 
 use crate::identity::{self, Identity};
 
@@ -116,6 +119,12 @@ impl HubSession {
     pub async fn send(&mut self, message: Down) {
         let frame = selvedge_protocol::encode(&ToAgent { message: Some(message) });
         self.socket.send(Frame::Binary(frame)).await.unwrap();
+    }
+
+    /// Closes with a code.
+    pub async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.socket.close(Some(frame)).await.unwrap();
     }
 
     /// The next message; None when the agent is gone.

@@ -155,7 +155,7 @@ pub fn key(state_dir: &Path) -> Result<KeyPair, IdentityError> {
 }
 
 /// Replaces a file as one, readable by its owner alone, on disk when this returns.
-fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = path.with_extension("new");
     // A left-over of a crash could have other rights.
     match fs::remove_file(&partial) {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{
     config::Config,
     identity::{Identity, IdentityError},
-    ledger::LEDGER_FILE,
+    ledger::{KEY_FILE, LEDGER_FILE},
     runtime::Runtime,
     status,
 };
@@ -54,11 +54,12 @@ pub async fn leave(config: &Config) -> Result<Identity, LeaveError> {
     if status::ask(&config.state_dir).await.is_ok() {
         return Err(LeaveError::Running);
     }
-    let mut runtime = Runtime::connect(&config.runtime_socket, &config.state_dir);
+    let mut runtime = Runtime::connect(&config.runtime_socket, &config.state_dir, &config.memory_dir);
     timeout(STOP_TIMEOUT, stop(&mut runtime)).await.unwrap_or(Err(LeaveError::Timeout))?;
     // Identity last: with it the command can be run again.
-    for suffix in ["", "-wal", "-shm"] {
-        let path = config.state_dir.join(format!("{LEDGER_FILE}{suffix}"));
+    let ledger = ["", "-wal", "-shm"].map(|suffix| format!("{LEDGER_FILE}{suffix}"));
+    for file in ledger.iter().map(String::as_str).chain([KEY_FILE]) {
+        let path = config.state_dir.join(file);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(LeaveError::Remove { path, source });

@@ -19,7 +19,7 @@ use crate::{
     ledger::{Desired, Entry, HeldBack, InForce, RowKey},
     node,
     report::Note,
-    runtime::{DesiredWorkload, Runtime, WorkloadReport},
+    runtime::{DesiredWorkload, Referenced, Runtime, WorkloadReport},
 };
 
 /// How often the runtime is looked at when nothing else asks for it: a container that ended is seen
@@ -147,11 +147,14 @@ fn workloads(desired: &Desired) -> Vec<DesiredWorkload> {
     }
     let workload = |(key, in_force): (&EntryKey, &InForce)| {
         let Entry::Workload(entry) = &in_force.entry else { return None };
-        let mut config_maps = BTreeMap::new();
+        let mut references = BTreeMap::new();
         for reference in entry.reference_keys(&key.namespace) {
-            if let Some(InForce { entry: Entry::ConfigMap(data), .. }) = desired.entries.get(&reference) {
-                config_maps.insert((reference.name, reference.version), Arc::clone(data));
-            }
+            let data = match desired.entries.get(&reference).map(|in_force| &in_force.entry) {
+                Some(Entry::ConfigMap(map)) => Referenced::ConfigMap(Arc::clone(map)),
+                Some(Entry::Secret(secret)) => Referenced::Secret(Arc::clone(secret)),
+                _ => continue,
+            };
+            references.insert(reference, data);
         }
         Some(DesiredWorkload {
             namespace: key.namespace.clone(),
@@ -159,7 +162,7 @@ fn workloads(desired: &Desired) -> Vec<DesiredWorkload> {
             uid: in_force.uid.clone(),
             content_hash: in_force.hash,
             entry: Arc::clone(entry),
-            config_maps,
+            references,
         })
     };
     desired.of_kind(EntryKind::Workload).filter_map(workload).collect()
@@ -230,7 +233,10 @@ mod tests {
     use serde_json::json;
 
     use super::{held_back_note, workloads};
-    use crate::ledger::{Desired, Entry, HeldBack, InForce, RowKey};
+    use crate::{
+        ledger::{Desired, Entry, HeldBack, InForce, RowKey},
+        runtime::Referenced,
+    };
 
     fn in_force(key: &EntryKey, body: &serde_json::Value) -> (EntryKey, InForce) {
         let entry = Entry::decode(&RowKey::from(key), body.to_string().as_bytes()).unwrap();
@@ -243,11 +249,14 @@ mod tests {
             version: version.into(),
             ..EntryKey::new(EntryKind::ConfigMap, "shop", "menu")
         };
-        let references = json!([{"kind": "ConfigMap", "name": "menu", "version": "v2"}]);
+        let pin = EntryKey { version: "k1".into(), ..EntryKey::new(EntryKind::Secret, "shop", "menu") };
+        let references = json!([{"kind": "ConfigMap", "name": "menu", "version": "v2"},
+            {"kind": "Secret", "name": "menu", "version": "k1"}]);
         let web = json!({"revision": "r1", "references": references, "template": {}});
         let entries: BTreeMap<_, _> = [
             in_force(&map("v1"), &json!({"data": {"dish": "soup"}})),
             in_force(&map("v2"), &json!({"data": {"dish": "fish"}})),
+            in_force(&pin, &json!({"data": {"pin": "MTIzNA=="}, "salt": "s"})),
             in_force(&EntryKey::new(EntryKind::Workload, "shop", "web"), &web),
         ]
         .into();
@@ -257,9 +266,12 @@ mod tests {
     #[test]
     fn a_workload_comes_with_the_versions_that_it_names() {
         let workloads = workloads(&desired());
-        let maps = &workloads[0].config_maps;
-        assert_eq!((workloads.len(), maps.len()), (1, 1));
-        assert_eq!(maps[&("menu".to_owned(), "v2".to_owned())].data["dish"], "fish");
+        let references: Vec<_> = workloads[0].references.iter().collect();
+        let [(map, Referenced::ConfigMap(data)), (secret, Referenced::Secret(pin))] = references[..] else {
+            panic!("{references:?}")
+        };
+        assert_eq!((map.version.as_str(), data.data["dish"].as_str()), ("v2", "fish"));
+        assert_eq!((secret.version.as_str(), pin.data["pin"].0.as_str()), ("k1", "MTIzNA=="));
     }
 
     #[test]

@@ -66,10 +66,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let identity = Identity::load(&config.state_dir)?;
     let mut opened = ledger::open(&config.state_dir, AGENT_VERSION, &identity.cluster)?;
     if !opened.notice.is_empty() {
-        tracing::warn!(
-            notice = opened.notice,
-            "nothing that runs is stopped until the ledger is whole again"
-        );
+        tracing::warn!(notice = opened.notice, "nothing that runs is stopped for it");
     }
     let meta = opened.machine.meta().clone();
     let book = Book::open(meta.boots, opened.machine.store().reports()?);
@@ -105,7 +102,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         Ok("report")
     });
     let reconciler = Reconciler {
-        runtime: Runtime::connect(&config.runtime_socket, &config.state_dir),
+        runtime: Runtime::connect(&config.runtime_socket, &config.state_dir, &config.memory_dir),
         devices: Devices::new(),
         desired: desired.clone(),
         notes: notes_out,

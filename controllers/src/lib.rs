@@ -15,6 +15,7 @@ pub mod metrics;
 mod pace;
 mod raw;
 mod rules;
+mod spacing;
 
 use std::time::Duration;
 

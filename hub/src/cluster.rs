@@ -1,14 +1,14 @@
 //! The cluster's identity: the ConfigMap `selvedge-cluster` that the EdgeNode controller keeps.
 //!
-//! In: the ConfigMap, looked at every few seconds. Out: [`Cluster`] in a watch channel, and releases of
-//! held removals and, by a new epoch, of nodes that were paused after a restore.
+//! In: the ConfigMap, looked at every few seconds. Out: [`Cluster`] in a watch channel, [`Marks`] in the index, and
+//! releases of held removals and, by a new epoch, of nodes that were paused after a restore.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
-use selvedge_model::EntryKind;
+use selvedge_model::{EntryKind, History};
 use selvedge_operator::BoxError;
 use selvedge_operator::telemetry::chain;
 use tokio::sync::watch;
@@ -16,12 +16,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::crd_check;
 use crate::hub::Hub;
 
 /// Name of the ConfigMap.
 const NAME: &str = "selvedge-cluster";
-/// It changes when the CA is rotated or an epoch begins: by hand, or over days.
-const EVERY: Duration = Duration::from_secs(10);
+/// As often as the controller raises its mark.
+const EVERY: Duration = Duration::from_secs(5);
+/// However many wait for it: a fleet that comes back asks for it as one.
+const MOST_OFTEN: Duration = Duration::from_millis(200);
 /// Until it is there for the first time, nothing else can begin.
 const EVERY_AT_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait for an answer.
@@ -41,6 +44,28 @@ pub struct Cluster {
     pub release: String,
 }
 
+/// Which history of the cluster this is (sync rule 8): it moves on every few seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Raised by the controller's leader.
+    pub history: History,
+    /// The epoch in which a restore was proved, until a higher one accepts it.
+    pub restored: Option<u64>,
+}
+
+impl Marks {
+    /// Reads the ConfigMap's data; none when what stands there cannot be read.
+    #[must_use]
+    pub fn read(map: &ConfigMap) -> Option<Self> {
+        let text = |key| map.data.as_ref().and_then(|data| data.get(key));
+        let history = text("history").map_or(Some(History::default()), |history| history.parse().ok())?;
+        let number = |key| text(key).map(|number| number.trim().parse::<u64>()).transpose().ok();
+        let (epoch, restored) = (number("epoch")?, number("restored")?);
+        let restored = restored.filter(|restored| *restored >= epoch.unwrap_or(0));
+        Some(Self { history, restored })
+    }
+}
+
 impl Cluster {
     /// Reads the ConfigMap's data; none when something that must be there is not.
     #[must_use]
@@ -53,10 +78,7 @@ impl Cluster {
     }
 
     fn releases(&self) -> impl Iterator<Item = EntryKind> {
-        self.release.split(',').filter_map(|part| {
-            let kind = part.split('=').next().unwrap_or_default().trim();
-            EntryKind::ALL.into_iter().find(|known| known.name() == kind)
-        })
+        selvedge_model::crds::released(&self.release)
     }
 }
 
@@ -85,24 +107,34 @@ pub async fn follow(
     let mut said = false;
     loop {
         let asked = clock::now();
-        let read = match timeout(ANSWER, api.get_opt(NAME)).await {
-            Ok(Ok(map)) => Ok(map.as_ref().and_then(Cluster::read)),
+        let answer = timeout(ANSWER, api.get_opt(NAME)).await;
+        if let Ok(Ok(Some(map))) = &answer {
+            crd_check::remember(&hub.removals, map);
+        }
+        let read = match answer {
+            Ok(Ok(map)) => Ok(map.as_ref().and_then(|map| Some((Cluster::read(map)?, Marks::read(map))))),
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("no answer".to_owned()),
         };
         match read {
-            Ok(Some(cluster)) => {
+            Ok(Some((cluster, marks))) => {
                 let before = sender.borrow().clone();
+                match marks {
+                    Some(marks) => hub.read_marks(marks, clock::now()),
+                    None => tracing::error!(
+                        "data.history or data.restored of ConfigMap {namespace}/{NAME} cannot be read"
+                    ),
+                }
+                hub.set_cluster(&cluster, clock::now());
+                hub.epoch_read(asked);
                 if before.as_deref() != Some(&cluster) {
-                    hub.set_cluster(&cluster);
                     if let Some(before) = before {
                         released(&hub, &before, &cluster);
                     }
                     tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
                     sender.send_replace(Some(Arc::new(cluster)));
-                    hub.sessions.wake_waiting();
                 }
-                hub.epoch_read(asked);
+                hub.sessions.wake_waiting();
             }
             Ok(None) if !said => {
                 said = true;
@@ -114,6 +146,9 @@ pub async fn follow(
         let wait = if sender.borrow().is_some() { EVERY } else { EVERY_AT_FIRST };
         tokio::select! {
             () = sleep(wait) => {}
+            () = hub.cluster_wanted.notified() => {
+                sleep(MOST_OFTEN.saturating_sub(clock::now().saturating_duration_since(asked))).await;
+            }
             () = token.cancelled() => return Ok(()),
         }
     }

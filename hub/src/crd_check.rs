@@ -1,10 +1,13 @@
-//! Reads CRDs when removals wait for it: one request a CRD for all that wait (sync rule 2).
+//! Reads CRDs when removals wait for it: one request a CRD for all that wait (sync rule 2). And the record of those
+//! that were read before this process began.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client};
+use selvedge_model::crds::CrdRecord;
 use selvedge_operator::BoxError;
 use selvedge_operator::backoff::Backoff;
 use selvedge_operator::telemetry::chain;
@@ -13,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::hub::Hub;
-use crate::removals::{Crd, CrdState};
+use crate::removals::{Crd, CrdState, Removals};
 
 /// Longest wait for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -63,6 +66,26 @@ pub async fn follow(client: Client, hub: Arc<Hub>, token: CancellationToken) -> 
             }
             () = token.cancelled() => return Ok(()),
         }
+    }
+}
+
+/// Takes in under which CRDs nodes have learned what they hold, as the EdgeNode controller records it. Without a
+/// record (an older controller, or none yet) this process knows what it has seen itself.
+pub fn remember(removals: &Removals, cluster: &ConfigMap) {
+    let Some(text) = cluster.data.as_ref().and_then(|data| data.get("crds")) else { return };
+    match serde_json::from_str::<CrdRecord>(text) {
+        Ok(record) => {
+            for crd in Crd::ALL {
+                if let Some(uid) = record.uids.get(crd.name()) {
+                    removals.learned_under(crd, uid);
+                }
+            }
+        }
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "data.crds of ConfigMap selvedge-cluster is no record: whether a CRD was created anew before this start \
+             is not known"
+        ),
     }
 }
 

@@ -1,18 +1,18 @@
 //! The feed: list-watch loops in, events of the index out.
 //!
-//! Core resources are followed for the life of the process, ConfigMaps only in enabled namespaces (there
-//! alone does RBAC allow it, identity rule 12). After a list, what the index holds and the list does not is
-//! gone, but not by a watched deletion.
+//! Core resources are followed for the life of the process, ConfigMaps and Secrets only in enabled namespaces
+//! (there alone does RBAC allow it, identity rule 12), Secrets only where something names one. After a list, what
+//! the index holds and the list does not is gone, but not by a watched deletion.
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use selvedge_crds::{Device, DeviceModel, EdgeApplication, EdgeNode};
+use selvedge_model::ReferenceKind;
 use selvedge_operator::BoxError;
 use selvedge_operator::admin::Gate;
 use selvedge_operator::backoff::Backoff;
@@ -30,7 +30,7 @@ use crate::index::{Event, ObjectKey, Resource};
 
 /// Events between a loop and the index: the index is quick, so a few are enough; more would only be memory.
 const BETWEEN: usize = 64;
-/// Longest wait for one ConfigMap.
+/// Longest wait for one ConfigMap or Secret.
 const FETCH: Duration = Duration::from_secs(10);
 
 /// Handles to poke the loops of resources.
@@ -44,7 +44,15 @@ impl Pokes {
         resources.iter().filter_map(|resource| pokes.get(resource)).for_each(Poke::poke);
     }
 
-    fn set(&self, resource: &Resource, poke: Option<Poke>) {
+    /// What is followed, but for one resource, is listed anew: its loops are told, and it is named.
+    pub fn outdated(&self, but: Option<&Resource>) -> Vec<Resource> {
+        let pokes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = pokes.iter().filter(|(resource, _)| Some(*resource) != but);
+        others.map(|(resource, poke)| (resource.clone(), poke.outdated()).0).collect()
+    }
+
+    /// The loop of a resource is followed by this handle, or not any more.
+    pub fn set(&self, resource: &Resource, poke: Option<Poke>) {
         let mut pokes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match poke {
             Some(poke) => pokes.insert(resource.clone(), poke),
@@ -116,7 +124,7 @@ pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>
                 .filter_map(key)
                 .chain(undecodable.iter().map(|o| ObjectKey::new(&o.namespace, &o.name)))
                 .collect();
-            if !matches!(resource, Resource::ConfigMaps(_)) {
+            if resource.references().is_none() {
                 // While a list goes in, the cache is of no one revision: sessions send nothing.
                 apply(Event::Dropped(resource.clone()));
             }
@@ -163,14 +171,24 @@ fn key(object: &Value) -> Option<ObjectKey> {
     Some(ObjectKey::new(text("/metadata/namespace").unwrap_or(""), text("/metadata/name")?))
 }
 
-fn target(resource: &Resource) -> Target {
-    let core = |kind: &str, plural: &str| ApiResource {
+fn core(kind: &str, plural: &str) -> ApiResource {
+    ApiResource {
         group: String::new(),
         version: "v1".into(),
         api_version: "v1".into(),
         kind: kind.into(),
         plural: plural.into(),
-    };
+    }
+}
+
+fn of_kind(kind: ReferenceKind) -> ApiResource {
+    match kind {
+        ReferenceKind::ConfigMap => core(kind.name(), "configmaps"),
+        ReferenceKind::Secret => core(kind.name(), "secrets"),
+    }
+}
+
+fn target(resource: &Resource) -> Target {
     match resource {
         Resource::EdgeNodes => Target::new(&ApiResource::erase::<EdgeNode>(&()), None),
         Resource::EdgeApplications => Target::new(&ApiResource::erase::<EdgeApplication>(&()), None),
@@ -180,30 +198,26 @@ fn target(resource: &Resource) -> Target {
             Target::new(&ApiResource::erase::<k8s_openapi::api::apps::v1::ControllerRevision>(&()), None)
         }
         Resource::Namespaces => Target::new(&core("Namespace", "namespaces"), None),
-        Resource::ConfigMaps(namespace) => Target::new(&core("ConfigMap", "configmaps"), Some(namespace)),
+        Resource::ConfigMaps(namespace) => Target::new(&of_kind(ReferenceKind::ConfigMap), Some(namespace)),
+        Resource::Secrets(namespace) => Target::new(&of_kind(ReferenceKind::Secret), Some(namespace)),
     }
 }
 
-/// ConfigMaps of enabled namespaces: one loop each, started and ended with the label; and fetches of those
-/// whose data was dropped before something named them.
+/// ConfigMaps and Secrets of enabled namespaces: one loop each, started and ended with what is to be followed;
+/// and fetches of those whose data was dropped before something named them.
 async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
-    let mut loops: HashMap<Arc<str>, CancellationToken> = HashMap::new();
+    let mut loops: HashMap<Resource, CancellationToken> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut fetches = BTreeSet::new();
     let mut backoff = Backoff::of_loops();
     loop {
-        let wanted: BTreeSet<Arc<str>> = hub.index().enabled_namespaces().cloned().collect();
-        loops.retain(|namespace, stop| {
-            let keep = wanted.contains(namespace);
-            if !keep {
-                stop.cancel();
-            }
-            keep
-        });
-        for namespace in wanted {
-            loops.entry(namespace.clone()).or_insert_with(|| {
+        let wanted = hub.index().to_follow();
+        loops.iter().filter(|(resource, _)| !wanted.contains(resource)).for_each(|(_, stop)| stop.cancel());
+        // One that has still to end is started anew when it has: its last word is that nothing is known.
+        for resource in wanted {
+            loops.entry(resource.clone()).or_insert_with(|| {
                 let stop = token.child_token();
-                tasks.spawn(config_maps(client.clone(), hub.clone(), namespace, stop.clone()));
+                tasks.spawn(reference_loop(client.clone(), hub.clone(), resource, stop.clone()));
                 stop
             });
         }
@@ -216,40 +230,50 @@ async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
         tokio::select! {
             () = hub.references.notified() => {}
             () = sleep(again) => {}
-            Some(_) = tasks.join_next() => {}
+            Some(ended) = tasks.join_next() => {
+                if let Ok(resource) = ended {
+                    loops.remove(&resource);
+                }
+            }
             () = token.cancelled() => break,
         }
     }
     while tasks.join_next().await.is_some() {}
 }
 
-async fn config_maps(client: Client, hub: Arc<Hub>, namespace: Arc<str>, stop: CancellationToken) {
-    let resource = Resource::ConfigMaps(namespace);
+async fn reference_loop(
+    client: Client,
+    hub: Arc<Hub>,
+    resource: Resource,
+    stop: CancellationToken,
+) -> Resource {
     resource_loop(client, hub.clone(), resource.clone(), None, stop).await;
-    hub.apply(Event::Dropped(resource), clock::now());
+    hub.apply(Event::Dropped(resource.clone()), clock::now());
+    resource
 }
 
 /// Fetches what is asked for; true when some of it failed, or came too early, and stays asked for.
-async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<ObjectKey>) -> bool {
+async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<(Resource, ObjectKey)>) -> bool {
     let mut failed = BTreeSet::new();
-    while let Some(key) = keys.pop_first() {
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &key.namespace);
+    while let Some((resource, key)) = keys.pop_first() {
+        let Some((kind, namespace)) = resource.references() else { continue };
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &of_kind(kind));
         match timeout(FETCH, api.get_opt(&key.name)).await {
-            Ok(Ok(Some(map))) => {
-                if let Ok(object) = serde_json::to_value(map)
-                    && !hub.apply_fetched(&key, object, clock::now())
+            Ok(Ok(Some(object))) => {
+                if let Ok(object) = serde_json::to_value(object)
+                    && !hub.apply_fetched(&resource, &key, object, clock::now())
                 {
-                    failed.insert(key);
+                    failed.insert((resource, key));
                 }
             }
             // Its deletion comes by the watch.
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(config_map = %key, error = chain(&error), "cannot read a ConfigMap; it is tried again");
-                failed.insert(key);
+                tracing::warn!(%resource, %key, error = chain(&error), "cannot read an object; it is tried again");
+                failed.insert((resource, key));
             }
             Err(_) => {
-                failed.insert(key);
+                failed.insert((resource, key));
             }
         }
     }
@@ -318,11 +342,11 @@ mod tests {
         let read =
             json!({"metadata": {"namespace": "shop", "name": "a", "uid": "a", "resourceVersion": "12"}});
         assert!(
-            !hub.apply_fetched(&key, read.clone(), now),
+            !hub.apply_fetched(&maps, &key, read.clone(), now),
             "others in its namespace pass for known up to 12"
         );
         assert_eq!(hub.index().reached().revision("configmaps/shop"), 10);
         take_event(&hub, &maps, Said::Bookmark { revision: 12 }, now);
-        assert!(hub.apply_fetched(&key, read, now));
+        assert!(hub.apply_fetched(&maps, &key, read, now));
     }
 }

@@ -4,19 +4,20 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use kube::Client;
-use selvedge_model::EntryKind;
+use selvedge_model::{EntryKind, VersionKey};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Marks};
 use crate::faults::Faults;
 use crate::feed::Pokes;
 use crate::index::{Event, Index, ObjectKey, Resource};
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 use crate::removals::{Crd, Removals};
 use crate::resyncs::Resyncs;
 use crate::sessions::Sessions;
-use crate::status::Bucket;
+use crate::status::{Bucket, Recall};
 
 /// See the module.
 pub struct Hub {
@@ -31,14 +32,22 @@ pub struct Hub {
     pub metrics: Metrics,
     /// What agents do wrong.
     pub faults: Faults,
+    /// What people are told by Events.
+    pub notices: Notices,
     /// The cluster's identity; none until it was read.
     pub cluster: watch::Receiver<Option<Arc<Cluster>>>,
     /// Handles of the list-watch loops.
     pub pokes: Pokes,
-    /// Enabled namespaces changed, or ConfigMaps are to be fetched.
+    /// What is to be followed changed, or ConfigMaps or Secrets are to be fetched.
     pub references: Notify,
+    /// Somebody waits for the cluster's epoch and history as they are now.
+    pub cluster_wanted: Notify,
+    /// The epoch in which what this replica itself read went back: the controller is told.
+    pub proof: watch::Sender<Option<u64>>,
     /// Paces status writes.
     pub writes: Bucket,
+    /// What status writes saw last.
+    pub recall: Recall,
     /// The API server; none in tests without one.
     pub client: Option<Client>,
 }
@@ -57,11 +66,15 @@ impl Hub {
             sessions: Sessions::default(),
             resyncs: Resyncs::new(&metrics),
             faults: Faults::new(metrics.bad_input.clone()),
+            notices: Notices::default(),
             metrics,
             cluster,
             pokes: Pokes::default(),
             references: Notify::new(),
+            cluster_wanted: Notify::new(),
+            proof: watch::Sender::new(None),
             writes: Bucket::default(),
+            recall: Recall::default(),
             client,
         }
     }
@@ -110,22 +123,21 @@ impl Hub {
         self.sessions.touch(touched.parts, &resource, revision, now);
     }
 
-    /// Applies a ConfigMap that was read by itself, because its data had been dropped. False: it is newer than
-    /// what its watch has brought, and must be read again later. With it the namespace would pass for known up to
-    /// its revision, and others in it are not (sync rule 7).
-    pub fn apply_fetched(&self, key: &ObjectKey, object: Value, now: Instant) -> bool {
-        let resource = Resource::ConfigMaps(key.namespace.clone());
+    /// Applies a ConfigMap or Secret that was read by itself, because its data had been dropped. False: it is newer
+    /// than what its watch has brought, and must be read again later. With it the namespace would pass for known up
+    /// to its revision, and others in it are not (sync rule 7).
+    pub fn apply_fetched(&self, resource: &Resource, key: &ObjectKey, object: Value, now: Instant) -> bool {
         let event = Event::Applied(resource.clone(), object);
         let (_, revision) = about(&event);
         let (wanted, reached) = {
             let index = self.index();
-            (index.is_dropped(key), index.reached().revision(&resource.to_string()))
+            (index.is_dropped(resource, key), index.reached().revision(&resource.to_string()))
         };
         if !wanted {
             return true;
         }
         if reached < revision {
-            self.pokes.poke(&[resource]);
+            self.pokes.poke(std::slice::from_ref(resource));
             return false;
         }
         // Between the two locks the object may change once more; its event then comes after this one, with
@@ -134,9 +146,16 @@ impl Hub {
         true
     }
 
-    /// Names the cluster in the caches.
-    pub fn set_cluster(&self, cluster: &Cluster) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).set_cluster(&cluster.id, cluster.epoch);
+    /// Names the cluster in the caches. A new epoch lists all anew: what is found to have gone back from then on went
+    /// back in it.
+    pub fn set_cluster(&self, cluster: &Cluster, now: Instant) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let before = index.reached().epoch;
+        index.set_cluster(&cluster.id, cluster.epoch);
+        drop(index);
+        if before < cluster.epoch {
+            self.outdate(None, now);
+        }
     }
 
     /// The cluster's epoch is the one that was named last: the request was sent at `asked`.
@@ -144,18 +163,79 @@ impl Hub {
         self.index.write().unwrap_or_else(PoisonError::into_inner).epoch_read(asked);
     }
 
-    /// Proof of a restore: what is known of a resource is dropped until it is listed anew. What a restored
-    /// cluster does not have was not deleted by anybody, so removals wait for a release.
+    /// Takes in which history of the cluster this is, before [`Self::set_cluster`] with the same answer: what it
+    /// proves is of the epoch before.
+    pub fn read_marks(&self, marks: Marks, now: Instant) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let same = index.read_history(marks.history);
+        let news = marks.restored.is_some_and(|epoch| index.restored_in(epoch));
+        drop(index);
+        if !same {
+            tracing::error!(
+                "the cluster's history lacks a mark that was read before: it was restored; nodes whose \
+                set differs are paused"
+            );
+            self.metrics.restores.inc();
+            self.prove(None, now);
+        } else if news {
+            tracing::warn!(
+                epoch = marks.restored,
+                "a restore was proved elsewhere: nodes whose set differs are paused"
+            );
+            self.outdate(None, now);
+            self.hold_removals(now);
+        }
+        self.sessions.wake_unmarked();
+    }
+
+    /// Names the key for versions of Secrets: they can be followed now.
+    pub fn set_version_key(&self, key: VersionKey) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).set_version_key(key);
+        self.references.notify_one();
+    }
+
+    /// Proof of a restore by a resource's loop: what is known of it is dropped until it is listed anew. What was
+    /// listed in an epoch that is over went back in it, which a person has accepted.
     pub fn went_back(&self, resource: &Resource, now: Instant) {
         self.metrics.restores.inc();
+        let accepted = self.index().is_listed_before(resource);
         self.apply(Event::WentBack(resource.clone()), now);
+        if !accepted {
+            self.prove(Some(resource), now);
+        }
+    }
+
+    /// What this replica itself read went back. Any other resource may have done so unnoticed, its revisions having
+    /// risen past what was seen of it: the first proof in an epoch, and each by a mark, lists all anew.
+    fn prove(&self, by: Option<&Resource>, now: Instant) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let epoch = index.reached().epoch;
+        let news = index.restored_in(epoch);
+        drop(index);
+        self.proof.send_if_modified(|proof| proof.replace(epoch) != Some(epoch));
+        if news || by.is_none() {
+            self.outdate(by, now);
+        }
+        self.hold_removals(now);
+    }
+
+    /// What the caches hold is of a history that is over, but for one resource that is listed already.
+    fn outdate(&self, but: Option<&Resource>, now: Instant) {
+        for resource in self.pokes.outdated(but) {
+            self.apply(Event::WentBack(resource), now);
+        }
+        self.sessions.wake_all();
+    }
+
+    /// What a restored cluster does not have was not deleted by anybody, so removals wait for a release.
+    fn hold_removals(&self, now: Instant) {
         for kind in [EntryKind::NodeSettings, EntryKind::Workload, EntryKind::Device] {
             self.removals.announce(kind, usize::MAX / 2, now);
         }
     }
 
-    /// ConfigMaps whose data must be fetched.
-    pub fn take_unfetched(&self) -> Vec<ObjectKey> {
+    /// ConfigMaps and Secrets whose data must be fetched.
+    pub fn take_unfetched(&self) -> Vec<(Resource, ObjectKey)> {
         self.index.write().unwrap_or_else(PoisonError::into_inner).take_unfetched()
     }
 }

@@ -70,6 +70,10 @@ impl Lag {
         let (_, at) = self.delivered.get(key).filter(|(delivered, _)| delivered == content)?;
         let took = now.saturating_duration_since(*at);
         self.delivered.remove(key);
+        if self.delivered.is_empty() {
+            // An empty tree keeps a node.
+            self.delivered = BTreeMap::new();
+        }
         Some(took)
     }
 }

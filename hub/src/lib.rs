@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `index` and `session` are pure: no await, no clock. `removals` stands before everything that would take
-//! something away from a node, `resyncs` before comparisons of whole sets. `enroll` files certificate requests, `cluster` knows who this cluster is.
+//! something away from a node, `resyncs` before comparisons of whole sets. `notices` tells people by Events. `enroll` files certificate requests, `cluster` knows who this cluster is.
 
 mod clock;
 pub mod cluster;
@@ -20,6 +20,7 @@ pub mod hub;
 pub mod index;
 mod lag;
 pub mod metrics;
+pub mod notices;
 pub mod removals;
 pub mod replica;
 pub mod resyncs;
@@ -29,3 +30,4 @@ pub mod sessions;
 mod share;
 pub mod status;
 pub mod transport;
+pub mod version_key;

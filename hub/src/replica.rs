@@ -1,5 +1,5 @@
-//! The stream to the EdgeNode controller's leader: sessions up, `Supersede`, `Duplicate` and `Deny` down (sync
-//! rule 9).
+//! The stream to the EdgeNode controller's leader: sessions and proof of a restore up, `Supersede`, `Duplicate` and
+//! `Deny` down (sync rules 8 and 9).
 //!
 //! The leader's address stands in its Lease. With the controller away sessions go on; only what it says waits.
 //! The token that is sent is of an audience of its own: the API server takes it from nobody (identity rule 4).
@@ -127,6 +127,9 @@ impl Replica {
         send(&mut socket, Up::Register(wire::Register { replica: self.name.clone() })).await?;
         let (snapshot, mut changes) = self.hub.sessions.subscribe();
         snapshot_to(&mut socket, &snapshot).await?;
+        let mut proof = self.hub.proof.subscribe();
+        // Also what was proved while nobody listened.
+        proof.mark_changed();
         let mut beat = interval(HEARTBEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -153,6 +156,12 @@ impl Replica {
                     }
                     Err(RecvError::Closed) => return Err(StreamError::Closed),
                 },
+                Ok(()) = proof.changed() => {
+                    let epoch = *proof.borrow_and_update();
+                    if let Some(epoch) = epoch {
+                        send(&mut socket, Up::Restored(wire::Restored { epoch })).await?;
+                    }
+                }
                 _ = beat.tick() => {
                     send(&mut socket, Up::Heartbeat(wire::Heartbeat { unix_ms: clock::unix_ms() })).await?;
                 }

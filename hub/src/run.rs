@@ -6,6 +6,7 @@ use std::time::Duration;
 use selvedge_model::EntryKind;
 use selvedge_operator::BoxError;
 use selvedge_operator::client::connect_without_retries;
+use selvedge_operator::events::Events;
 use selvedge_operator::process::Process;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -16,9 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 use crate::replica::Replica;
 use crate::transport::{self, Door, tls::Tls};
-use crate::{cluster, crd_check, enroll, feed};
+use crate::{cluster, crd_check, enroll, feed, version_key};
 
 /// How often sizes are measured: below the usual scrape interval.
 const MEASURE: Duration = Duration::from_secs(10);
@@ -60,9 +62,12 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
     let tasks = &mut process.tasks;
     tasks.spawn(
         "cluster identity",
-        cluster::follow(client.clone(), namespace, hub.clone(), cluster_sender, token.clone()),
+        cluster::follow(client.clone(), namespace.clone(), hub.clone(), cluster_sender, token.clone()),
     );
+    tasks.spawn("version key", version_key::read(client.clone(), namespace, hub.clone(), token.clone()));
     tasks.spawn("caches", feed::follow(client.clone(), hub.clone(), caches, token.clone()));
+    let events = Events::new(client.clone(), "selvedge-hub", &process.identity);
+    tasks.spawn("Events", Notices::publish(hub.clone(), events, token.clone()));
     tasks.spawn("CRD check", crd_check::follow(client.clone(), hub.clone(), token.clone()));
     tasks.spawn(
         "serving certificate",

@@ -40,6 +40,8 @@ pub struct Inbox {
     pub wake: Notify,
     /// The session waits for caches or the gate to move.
     pub waits: AtomicBool,
+    /// Its agent is to get a later mark of the cluster's history.
+    pub unmarked: AtomicBool,
 }
 
 impl Inbox {
@@ -173,6 +175,13 @@ impl Sessions {
         let inner = self.lock();
         let waiting = inner.live.values().filter(|live| live.inbox.waits.load(Ordering::Relaxed));
         waiting.for_each(|live| live.inbox.wake.notify_one());
+    }
+
+    /// A mark of the cluster's history was read: those whose agents are to get one look.
+    pub fn wake_unmarked(&self) {
+        let inner = self.lock();
+        let unmarked = inner.live.values().filter(|live| live.inbox.unmarked.load(Ordering::Relaxed));
+        unmarked.for_each(|live| live.inbox.wake.notify_one());
     }
 
     /// Something holds for all sessions, also for those that wait for nothing.

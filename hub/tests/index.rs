@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use selvedge_hub::index::{Event, Index, Pins, Resource, Slot};
+use selvedge_model::VersionKey;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -19,12 +20,14 @@ fn resource(object: &Value) -> Resource {
         "DeviceModel" => Resource::DeviceModels,
         "Device" => Resource::Devices,
         "ConfigMap" => Resource::ConfigMaps(object["metadata"]["namespace"].as_str().unwrap().into()),
+        "Secret" => Resource::Secrets(object["metadata"]["namespace"].as_str().unwrap().into()),
         kind => panic!("{kind} is no kind of the index"),
     }
 }
 
 fn render(yaml: &str) -> String {
     let mut index = Index::default();
+    index.set_version_key(VersionKey::new(&[7; VersionKey::LENGTH]).unwrap());
     let (mut nodes, mut objects) = (Vec::new(), Vec::new());
     for (revision, document) in (100..).zip(serde_yaml::Deserializer::from_str(yaml)) {
         let mut object = Value::deserialize(document).unwrap();
@@ -36,14 +39,16 @@ fn render(yaml: &str) -> String {
         index.apply(Event::Applied(resource(&object), object));
     }
     // What was dropped when nothing named it is fetched, as the feed does.
-    for key in index.take_unfetched() {
-        let fetched =
-            |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == *key.name;
+    for (wanted, key) in index.take_unfetched() {
+        let fetched = |object: &&Value| resource(object) == wanted && object["metadata"]["name"] == *key.name;
         for object in objects.iter().filter(fetched) {
             index.apply(Event::Applied(resource(object), object.clone()));
         }
     }
-    for resource in Resource::CORE.into_iter().chain([Resource::ConfigMaps("shop".into())]) {
+    for resource in Resource::CORE
+        .into_iter()
+        .chain([Resource::ConfigMaps("shop".into()), Resource::Secrets("shop".into())])
+    {
         index.apply(Event::Listed(resource, 200));
     }
     let mut out = String::new();

@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use selvedge_agent::{chain, cli::Cli};
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
@@ -10,6 +11,9 @@ use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _
 const BLOCKING_THREADS: usize = 4;
 
 fn main() -> ExitCode {
+    // A core dump would hold every Secret of the node. Where the limit cannot be set, none was wanted either.
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = setrlimit(Resource::Core, none);
     let cli = Cli::parse();
     let lines = tracing_subscriber::fmt::layer()
         .compact()

@@ -95,6 +95,14 @@ impl<'a> Draft<'a> {
         self.digest = digest;
     }
 
+    /// Lets go of a row whose body is lost, so that the hub offers it again.
+    pub fn forget(&mut self, key: &RowKey) {
+        if let Some(answered) = self.row(key).and_then(|row| row.answered.as_ref()) {
+            self.digest = self.digest.minus(answered.row_hash(key));
+        }
+        self.changes.insert(key.clone(), None);
+    }
+
     /// Puts workloads into force whose references are all held, and lets go of references that the hub
     /// removed and no workload names any more (sync rule 3).
     pub fn settle(&mut self) {

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use selvedge_model::{ConfigMapEntry, ContentHash, DeviceEntry, EntryKind, NodeSettingsEntry, WorkloadEntry};
+use selvedge_model::{
+    ConfigMapEntry, ContentHash, DeviceEntry, EntryKind, NodeSettingsEntry, SecretEntry, WorkloadEntry,
+};
 use selvedge_protocol::agent as wire;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +19,8 @@ pub enum Entry {
     NodeSettings(Arc<NodeSettingsEntry>),
     /// A ConfigMap's data.
     ConfigMap(Arc<ConfigMapEntry>),
+    /// A Secret's data.
+    Secret(Arc<SecretEntry>),
     /// An EdgeApplication, resolved for this node.
     Workload(Arc<WorkloadEntry>),
     /// A Device with its model folded in.
@@ -34,8 +38,11 @@ impl Entry {
             Some(EntryKind::ConfigMap) => json(body).map(Self::ConfigMap),
             Some(EntryKind::Workload) => json(body).map(Self::Workload),
             Some(EntryKind::Device) => json(body).map(Self::Device),
-            // A Secret is not kept before it can be kept encrypted.
-            Some(EntryKind::Secret) | None => Err(Refusal {
+            // What serde says may quote a value.
+            Some(EntryKind::Secret) => json(body).map(Self::Secret).map_err(|Refusal { reason, .. }| {
+                Refusal { reason, message: "this version of the agent cannot read the Secret".into() }
+            }),
+            None => Err(Refusal {
                 reason: "UnknownKind".into(),
                 message: format!("this version of the agent does not know entries of the kind of {key}"),
             }),
@@ -49,7 +56,7 @@ impl Entry {
             Self::Workload(workload) => {
                 workload.reference_keys(namespace).map(|key| RowKey::from(&key)).collect()
             }
-            Self::NodeSettings(_) | Self::ConfigMap(_) | Self::Device(_) => Vec::new(),
+            Self::NodeSettings(_) | Self::ConfigMap(_) | Self::Secret(_) | Self::Device(_) => Vec::new(),
         }
     }
 }

@@ -17,6 +17,8 @@ use super::{
 
 /// File name of the ledger in the state directory.
 pub const LEDGER_FILE: &str = "ledger.db";
+/// File name of the key with which its Secrets are sealed.
+pub const KEY_FILE: &str = "ledger.key";
 /// Says that this node once had a ledger, so that a missing one is noticed.
 const MARKER_FILE: &str = "ledger.made";
 
@@ -48,7 +50,7 @@ pub enum OpenError {
 pub struct Opened {
     /// The machine over the open file.
     pub machine: Machine<SqliteStore>,
-    /// Empty, or that the ledger had to be begun anew and why.
+    /// Empty, or what of the ledger was lost and why.
     pub notice: String,
 }
 
@@ -68,6 +70,13 @@ pub fn open(state_dir: &Path, agent_version: &str, cluster_id: &str) -> Result<O
     let (machine, notice) = match attempt() {
         Ok(machine) if is_new(machine.meta()) && marker.exists() => {
             (machine, "the ledger was missing; all entries are fetched anew".to_owned())
+        }
+        Ok(machine) if machine.lost() > 0 => {
+            let notice = format!(
+                "the key of the ledger's Secrets was lost or damaged; {} of them are fetched anew",
+                machine.lost()
+            );
+            (machine, notice)
         }
         Ok(machine) => (machine, String::new()),
         Err(StoreError::Damaged(why)) => {

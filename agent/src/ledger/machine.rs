@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use selvedge_model::{ContentHash, Digest, EntryKey, OnDelete, SessionId, Watermark};
+use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, OnDelete, SessionId, Watermark};
 use selvedge_protocol::{
     PROTOCOL_MAX, PROTOCOL_MIN,
     agent::{self as wire, to_agent::Message as FromHub, to_hub::Message as ToHub},
@@ -44,6 +44,7 @@ pub struct Machine<S> {
     meta: Meta,
     rows: BTreeMap<RowKey, Row>,
     session: Option<Session>,
+    lost: usize,
 }
 
 /// The session that the machine speaks in.
@@ -61,7 +62,7 @@ struct Mismatch(&'static str);
 
 impl<S: Store> Machine<S> {
     /// Opens the ledger of `cluster_id`. Under another version of the agent than last time refusals are
-    /// forgotten, so that refused entries are offered again.
+    /// forgotten, so that refused entries are offered again; so are Secrets whose key is lost.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the rows do not add up to the digest or belong to another cluster;
@@ -89,9 +90,11 @@ impl<S: Store> Machine<S> {
             rows.keys().for_each(|key| draft.forget_refusal(key));
             agent_version.clone_into(&mut next.agent_version);
         }
+        let lost = lost(&mut store, &rows)?;
+        lost.iter().for_each(|key| draft.forget(key));
         next.digest = draft.digest();
         let batch = Batch { meta: Some(next), rows: draft.into_changes() };
-        let mut machine = Self { store, meta, rows, session: None };
+        let mut machine = Self { store, meta, rows, session: None, lost: lost.len() };
         match machine.store.commit(&batch) {
             Ok(()) => drop(machine.adopt(batch)),
             // A full disk must not keep the node from running what it has. Rows in memory are never ahead
@@ -172,6 +175,11 @@ impl<S: Store> Machine<S> {
     /// All rows, answered or only in force.
     pub fn rows(&self) -> &BTreeMap<RowKey, Row> {
         &self.rows
+    }
+
+    /// How many Secrets could not be opened at start, because their key is lost.
+    pub fn lost(&self) -> usize {
+        self.lost
     }
 
     /// Everything that is not a row.
@@ -368,6 +376,20 @@ impl<S: Store> Machine<S> {
         }
         changed
     }
+}
+
+/// Secrets in force whose bodies cannot be opened.
+fn lost<S: Store>(store: &mut S, rows: &BTreeMap<RowKey, Row>) -> Result<Vec<RowKey>, StoreError> {
+    let secrets = rows
+        .iter()
+        .filter(|(key, row)| key.known_kind() == Some(EntryKind::Secret) && row.in_force.is_some());
+    let mut lost = Vec::new();
+    for (key, _) in secrets {
+        if store.body(key, Slot::InForce)?.is_none() {
+            lost.push(key.clone());
+        }
+    }
+    Ok(lost)
 }
 
 /// Raises what is known by what a delta reflects. A resource that the delta does not name stays.

@@ -13,12 +13,13 @@ mod inventory;
 mod machine;
 mod memory;
 mod row;
+mod seal;
 mod store;
 mod task;
 
 pub use desired::{Desired, HeldBack, InForce, Publisher};
 pub use entry::Entry;
-pub use file::{LEDGER_FILE, OpenError, Opened, open};
+pub use file::{KEY_FILE, LEDGER_FILE, OpenError, Opened, open};
 pub use machine::{Machine, Outcome};
 pub use memory::MemoryStore;
 pub use row::{

@@ -179,7 +179,7 @@ pub enum Slot {
 }
 
 /// What happens to one body of a row.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub enum BodyChange {
     /// Stays.
     #[default]
@@ -190,6 +190,18 @@ pub enum BodyChange {
     TakePending,
     /// Goes.
     Clear,
+}
+
+/// Without the body: it may be a Secret's.
+impl fmt::Debug for BodyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keep => f.write_str("Keep"),
+            Self::Set(body) => write!(f, "Set({} bytes)", body.len()),
+            Self::TakePending => f.write_str("TakePending"),
+            Self::Clear => f.write_str("Clear"),
+        }
+    }
 }
 
 /// The new state of one row.
@@ -240,7 +252,7 @@ pub trait Store {
     /// [`StoreError`] when that fails.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Reads one body; None when the row or the slot is empty.
+    /// Reads one body; None when the row or the slot is empty, or what it holds was sealed with a key that is lost.
     ///
     /// # Errors
     /// [`StoreError`] when that fails.

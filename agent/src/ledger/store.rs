@@ -1,10 +1,10 @@
 //! The ledger on disk: SQLite in WAL mode with `synchronous=FULL`, so that a commit that returned
 //! outlives a power cut. One connection, owned by the ledger's thread, which locks the file: two agents
-//! never share a state directory.
+//! never share a state directory. Bodies of Secrets are sealed with a key in a file beside it.
 //!
 //! In: batches of the machine and of the report book. Out: rows, bodies, reports.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row as SqlRow, Transaction, params};
@@ -15,17 +15,22 @@ use super::row::{
     Answered, Batch, BodyChange, Loaded, Meta, Refusal, Row, RowChange, RowKey, Slot, Store, StoreError,
     Version,
 };
+use super::seal::{Seal, SealError};
 
 const SCHEMA_VERSION: i64 = 1;
+/// Of the file with the key for Secrets.
+const KEY_EXTENSION: &str = "key";
 
 /// A ledger in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
+    seal: Seal,
 }
 
 impl SqliteStore {
-    /// Opens the file, makes it when it is not there, checks it and brings its schema up to date.
+    /// Opens the file, makes it when it is not there, checks it and brings its schema up to date. The key for
+    /// Secrets is in the file of the same name with the extension `key`.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the file is not a whole ledger of this or an older version;
@@ -43,7 +48,7 @@ impl SqliteStore {
             return Err(StoreError::Damaged(check));
         }
         migrate(&mut connection)?;
-        Ok(Self { connection })
+        Ok(Self { connection, seal: Seal::load(&path.with_extension(KEY_EXTENSION))? })
     }
 
     /// The connection, for tests alone: one turns syncing off through it, to show what that would lose.
@@ -136,7 +141,8 @@ impl Store for SqliteStore {
         let body: Option<Option<Vec<u8>>> = statement
             .query_row(params![key.kind, key.namespace, key.name, key.version], |row| row.get(0))
             .optional()?;
-        Ok(body.flatten().map(Bytes::from))
+        let body = body.flatten().map(Bytes::from);
+        Ok(if Seal::covers(key) { body.and_then(|sealed| self.seal.open(key, &sealed)) } else { body })
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
@@ -146,7 +152,7 @@ impl Store for SqliteStore {
         }
         for (key, change) in &batch.rows {
             match change {
-                Some(change) => write_row(&transaction, key, change)?,
+                Some(change) => write_row(&transaction, &self.seal, key, change)?,
                 None => {
                     transaction
                         .prepare_cached(
@@ -198,7 +204,12 @@ fn read_meta(row: &SqlRow<'_>) -> rusqlite::Result<Meta> {
     })
 }
 
-fn write_row(transaction: &Transaction<'_>, key: &RowKey, change: &RowChange) -> Result<(), StoreError> {
+fn write_row(
+    transaction: &Transaction<'_>,
+    seal: &Seal,
+    key: &RowKey,
+    change: &RowChange,
+) -> Result<(), StoreError> {
     let row = &change.row;
     let answered = row.answered.as_ref().map(|answered| &answered.version);
     let refused = row.answered.as_ref().and_then(|answered| answered.refused.as_ref());
@@ -240,19 +251,21 @@ fn write_row(transaction: &Transaction<'_>, key: &RowKey, change: &RowChange) ->
             in_force.map(|version| &version.revision),
             references(in_force)?,
         ])?;
-    write_body(transaction, key, "in_force_body", &change.in_force)?;
-    write_body(transaction, key, "pending_body", &change.pending)
+    write_body(transaction, seal, key, "in_force_body", &change.in_force)?;
+    write_body(transaction, seal, key, "pending_body", &change.pending)
 }
 
 fn write_body(
     transaction: &Transaction<'_>,
+    seal: &Seal,
     key: &RowKey,
     column: &str,
     change: &BodyChange,
 ) -> Result<(), StoreError> {
     let (value, body) = match change {
         BodyChange::Keep => return Ok(()),
-        BodyChange::Set(body) => ("?5", Some(body.as_ref())),
+        BodyChange::Set(body) if Seal::covers(key) => ("?5", Some(Cow::from(seal.seal(key, body)?))),
+        BodyChange::Set(body) => ("?5", Some(Cow::from(body.as_ref()))),
         BodyChange::TakePending => ("coalesce(?5, pending_body)", None),
         BodyChange::Clear => ("?5", None),
     };
@@ -302,6 +315,12 @@ fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> rusqlite::Result<T> 
     serde_json::from_str(text).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
     })
+}
+
+impl From<SealError> for StoreError {
+    fn from(error: SealError) -> Self {
+        Self::Unwritable(error.to_string())
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -4,6 +4,7 @@
 //! messages of the hub to ledger and report task, and [`LinkStatus`]. No refusal of a hub makes it stop;
 //! it only waits longer (sync rule 13).
 
+mod closing;
 mod counters;
 mod session;
 mod status;
@@ -29,7 +30,10 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::session::{Ended, Session};
+use self::{
+    closing::Told,
+    session::{Ended, Session},
+};
 pub use self::{
     counters::{Counters, Counts, Traffic},
     status::LinkStatus,
@@ -147,7 +151,7 @@ impl Link {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         // Replicas share a fleet by chance; after that an agent goes round.
         let mut turn: usize = rand::random_range(0..1024);
-        let mut redirects = 0;
+        let (mut redirects, mut told) = (0, Told::default());
         while !stop.is_cancelled() {
             let started = Instant::now();
             let sessions = self.status.borrow().sessions;
@@ -160,6 +164,7 @@ impl Link {
                 Ok(Ended::Stopping) => return,
                 Ok(ended) => {
                     self.counters.ended(ended.name());
+                    explain(&ended, &hub, &mut told);
                     redirects = match ended {
                         Ended::Goodbye { behind: true, .. } => redirects + 1,
                         _ => 0,
@@ -255,6 +260,26 @@ async fn upgrade(
         .map_err(|_| NoSession::UpgradeTimeout)?
         .map_err(|error| NoSession::Upgrade(Box::new(error)))?;
     Ok(socket)
+}
+
+/// Says once what the close code of a hub means. Every dial that fails has its line anyway.
+fn explain(ended: &Ended, hub: &str, told: &mut Told) {
+    let closing = match ended {
+        Ended::Closed(closing) => closing.as_ref(),
+        _ => None,
+    };
+    let news = told.is_news(closing);
+    if let Some((closing, (means, advice))) = closing.and_then(|closing| Some((closing, closing.advice()?)))
+        && news
+    {
+        tracing::error!(
+            hub,
+            code = closing.code,
+            reason = closing.reason,
+            "the hub ended the session for what this agent sent: {means}; {advice}; see \
+             docs/reference/protocol-errors.md"
+        );
+    }
 }
 
 /// How long to wait after a session ended.

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Counters, LinkHandles, Uplink};
+use super::{Counters, LinkHandles, Uplink, closing::Closing};
 use crate::{
     clock,
     ledger::{Dialled, FromLedger},
@@ -46,9 +46,9 @@ pub enum Ended {
     /// The socket failed.
     #[error("the connection broke")]
     Socket(#[source] Box<SocketError>),
-    /// The hub closed it.
-    #[error("the hub closed the connection")]
-    Closed,
+    /// The hub closed it, and may have said why.
+    #[error("the hub closed the connection{}", .0.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
+    Closed(Option<Closing>),
     /// The hub sent what is no message.
     #[error("the hub sent what is no message")]
     Malformed(#[from] DecodeError),
@@ -86,7 +86,7 @@ impl Ended {
         match self {
             Self::Silent(_) => "Silent",
             Self::Socket(_) => "Broken",
-            Self::Closed => "Closed",
+            Self::Closed(_) => "Closed",
             Self::Malformed(_) => "Malformed",
             Self::Refused { code, .. } => match code {
                 Code::Unspecified => "Refused",
@@ -108,7 +108,7 @@ impl Ended {
 impl From<SocketError> for Ended {
     fn from(error: SocketError) -> Self {
         match error {
-            SocketError::ConnectionClosed | SocketError::AlreadyClosed => Self::Closed,
+            SocketError::ConnectionClosed | SocketError::AlreadyClosed => Self::Closed(None),
             error => Self::Socket(Box::new(error)),
         }
     }
@@ -272,7 +272,8 @@ where
             counters.received(message.as_ref(), bytes);
             Ok(message)
         }
-        Some(Ok(Frame::Close(_))) | None => Err(Ended::Closed),
+        Some(Ok(Frame::Close(frame))) => Err(Ended::Closed(Closing::of(frame))),
+        None => Err(Ended::Closed(None)),
         Some(Ok(_)) => Ok(None),
         Some(Err(error)) => Err(error.into()),
     }

@@ -252,6 +252,22 @@ async fn a_hub_decides_when_it_is_dialled_again_within_bounds() {
     }
 }
 
+#[tokio::test]
+async fn a_hub_that_closes_with_a_code_is_quoted() {
+    let hub = FakeHub::start(true).await;
+    let mut agent = Agent::start(&hub, &hub);
+    let story = async {
+        let mut session = hub.accept().await;
+        hello(&mut session).await;
+        session.close(1009, "oversized_frame").await;
+        agent.down().await
+    };
+    let status = timeout(PATIENCE, story).await.unwrap();
+    assert_eq!(status.reason, "the hub closed the connection (1009 oversized_frame)");
+    assert_eq!(agent.counters.counts().sessions_ended["Closed"], 1);
+    agent.stop().await;
+}
+
 #[test]
 fn waits_are_jittered_and_bounded() {
     let refused = |code, asked: u64| Ended::Refused {
@@ -261,8 +277,8 @@ fn waits_are_jittered_and_bounded() {
     };
     for _ in 0..200 {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
-        assert!(wait(&Ended::Closed, &mut backoff) <= FIRST_RETRY);
-        (0..20).for_each(|_| assert!(wait(&Ended::Closed, &mut backoff) <= SLOWEST_RETRY));
+        assert!(wait(&Ended::Closed(None), &mut backoff) <= FIRST_RETRY);
+        (0..20).for_each(|_| assert!(wait(&Ended::Closed(None), &mut backoff) <= SLOWEST_RETRY));
         // A hub that names no time leaves it to us.
         assert!(wait(&refused(Code::Superseded, 0), &mut backoff) <= SLOWEST_RETRY);
         // What will not change by itself is asked seldom, whatever the hub says.

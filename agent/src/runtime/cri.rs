@@ -139,7 +139,7 @@ pub(super) struct SandboxConfig {
 }
 
 /// A container to create in a sandbox.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct ContainerConfig {
     pub(super) name: String,
     pub(super) attempt: u32,
@@ -154,6 +154,13 @@ pub(super) struct ContainerConfig {
     pub(super) mounts: Vec<(String, String)>,
     /// Relative to the sandbox's log directory.
     pub(super) log_path: String,
+}
+
+/// Without what may come from a Secret.
+impl fmt::Debug for ContainerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} of {}", self.name, self.attempt, self.image_id)
+    }
 }
 
 /// A container runtime.

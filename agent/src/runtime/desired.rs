@@ -3,12 +3,11 @@
 //! In: a [`DesiredWorkload`] as the ledger has it in force. Out: a [`Workload`], or why it cannot be
 //! taken up now. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use selvedge_model::{
-    ConfigMapEntry, ContentHash,
-    pod::{self, ImagePullPolicy, PortProtocol, RestartPolicy},
+    ContentHash,
+    pod::{self, ImagePullPolicy, PortProtocol, RestartPolicy, VolumeSource},
 };
 
 use super::{
@@ -16,11 +15,13 @@ use super::{
     cri::WorkloadKey,
     expand::expand,
     fields::{ContainerFields, SandboxFields, content},
+    reference::{Referenced, References},
+    volumes::VolumeId,
 };
 
 /// Kubernetes' default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: u64 = 30;
-/// Kubernetes' default mode of files from a ConfigMap.
+/// Kubernetes' default mode of files from ConfigMaps and Secrets.
 const DEFAULT_MODE: u32 = 0o644;
 
 /// A workload with everything that it names.
@@ -33,7 +34,7 @@ pub(super) struct Workload {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) sandbox: SandboxFields,
     pub(super) containers: Vec<WantedContainer>,
-    pub(super) volumes: BTreeMap<String, Result<VolumeFiles, String>>,
+    pub(super) volumes: BTreeMap<VolumeId, Result<VolumeFiles, String>>,
     pub(super) restart_policy: RestartPolicy,
     pub(super) grace: Duration,
 }
@@ -51,11 +52,18 @@ pub(super) struct WantedContainer {
 }
 
 /// Command, arguments and environment with all references replaced.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Process {
     pub(super) command: Vec<String>,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+}
+
+/// Without what may come from a Secret.
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(redacted)")
+    }
 }
 
 /// The files of a volume.
@@ -66,15 +74,14 @@ pub(super) struct VolumeFiles {
     pub(super) mode: u32,
     /// Relative path and the key that it comes from.
     paths: Vec<(String, String)>,
-    source: Arc<ConfigMapEntry>,
+    source: Option<Referenced>,
 }
 
 impl VolumeFiles {
     /// Path and bytes of each file.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, Vec<u8>)> {
-        self.paths
-            .iter()
-            .filter_map(|(path, key)| Some((path.as_str(), bytes_of(&self.source, key).ok().flatten()?)))
+        let bytes = |key: &str| self.source.as_ref()?.bytes(key).ok().flatten();
+        self.paths.iter().filter_map(move |(path, key)| Some((path.as_str(), bytes(key)?)))
     }
 }
 
@@ -95,26 +102,26 @@ pub(super) fn resolve(desired: &DesiredWorkload) -> Result<Workload, Blocked> {
     let template = &desired.entry.template;
     let spec = &template.spec;
     supported(desired)?;
-    let maps = ConfigMaps(desired);
-    for (name, optional) in pod::config_maps(template) {
-        maps.find(&name, optional)?;
+    let references = References(desired);
+    for ((kind, name), optional) in pod::references(template) {
+        references.find(kind, &name, optional)?;
     }
     let volumes = spec
         .volumes
         .iter()
-        .filter_map(|volume| Some((volume.name.clone(), files(volume.config_map.as_ref()?, &maps))))
+        .filter_map(|volume| Some((VolumeId::of(volume)?, files(&volume.source()?, &references))))
         .collect();
     let containers = spec
         .containers
         .iter()
         .map(|container| {
-            let fields = ContainerFields::of(container);
+            let fields = ContainerFields::of(container, &spec.volumes);
             WantedContainer {
                 name: container.name.clone(),
                 content: content(&fields),
                 fields,
                 pull: pull_policy(container),
-                process: process(container, &maps),
+                process: process(container, &references),
             }
         })
         .collect();
@@ -150,10 +157,10 @@ fn supported(desired: &DesiredWorkload) -> Result<(), Blocked> {
         return refuse("spec.restartPolicy is none that this agent knows".into());
     }
     for volume in &spec.volumes {
-        let Some(map) = volume.config_map.as_ref().filter(|_| plain(&volume.name)) else {
+        let Some(source) = volume.source().filter(|_| plain(&volume.name)) else {
             return refuse(format!("volume {:?} is of a kind that this agent does not know", volume.name));
         };
-        if let Some(item) = map.items.iter().find(|item| !item.path.split('/').all(plain)) {
+        if let Some(item) = source.items.iter().find(|item| !item.path.split('/').all(plain)) {
             return refuse(format!("volume {:?}: {:?} is no path inside the volume", volume.name, item.path));
         }
     }
@@ -171,8 +178,8 @@ fn supported(desired: &DesiredWorkload) -> Result<(), Blocked> {
         let foreign_env = container
             .env
             .iter()
-            .any(|env| env.value_from.as_ref().is_some_and(|from| from.config_map_key_ref.is_none()))
-            || container.env_from.iter().any(|from| from.config_map_ref.is_none());
+            .any(|env| env.value_from.as_ref().is_some_and(|from| from.reference().is_none()))
+            || container.env_from.iter().any(|from| from.reference().is_none());
         if foreign_env {
             return refuse(format!("container {name}: env takes a value from where this agent knows no way"));
         }
@@ -192,49 +199,11 @@ fn plain(component: &str) -> bool {
         && !component.contains(['/', '\0'])
 }
 
-struct ConfigMaps<'a>(&'a DesiredWorkload);
-
-impl ConfigMaps<'_> {
-    /// The ConfigMap that the workload's references mean by `name`; none: it may be missing, and is.
-    fn find(&self, name: &str, optional: bool) -> Result<Option<Arc<ConfigMapEntry>>, Blocked> {
-        let references = &self.0.entry.references;
-        let reference = references.iter().find(|r| r.kind == "ConfigMap" && r.name == name);
-        match reference.filter(|r| !r.version.is_empty()) {
-            None if optional => Ok(None),
-            None => Err(Blocked::Waiting(format!("ConfigMap {}/{name} does not exist", self.0.namespace))),
-            Some(reference) => {
-                let key = (name.to_owned(), reference.version.clone());
-                self.0.config_maps.get(&key).cloned().map(Some).ok_or_else(|| {
-                    Blocked::Waiting(format!(
-                        "ConfigMap {}/{name} has not arrived at this node",
-                        self.0.namespace
-                    ))
-                })
-            }
-        }
-    }
-
-    /// As [`Self::find`], once it is known that nothing is missing that must be there.
-    fn get(&self, name: &str) -> Option<Arc<ConfigMapEntry>> {
-        self.find(name, true).ok().flatten()
-    }
-}
-
-fn bytes_of(map: &ConfigMapEntry, key: &str) -> Result<Option<Vec<u8>>, String> {
-    if let Some(text) = map.data.get(key) {
-        return Ok(Some(text.clone().into_bytes()));
-    }
-    let Some(encoded) = map.binary_data.get(key) else { return Ok(None) };
-    STANDARD
-        .decode(encoded)
-        .map(Some)
-        .map_err(|error| format!("binaryData key {key:?} is not base64: {error}"))
-}
-
-fn files(volume: &pod::ConfigMapVolume, maps: &ConfigMaps<'_>) -> Result<VolumeFiles, String> {
-    let source = maps.get(&volume.name).unwrap_or_default();
+fn files(volume: &VolumeSource<'_>, references: &References<'_>) -> Result<VolumeFiles, String> {
+    let source = references.get(volume.kind, volume.name).cloned();
+    let in_source = |message: String| format!("{} {}: {message}", volume.kind.name(), volume.name);
     let paths: Vec<(String, String)> = if volume.items.is_empty() {
-        let keys = source.data.keys().chain(source.binary_data.keys()).filter(|key| plain(key));
+        let keys = source.iter().flat_map(Referenced::keys).filter(|key| plain(key));
         keys.map(|key| (key.clone(), key.clone())).collect()
     } else {
         volume.items.iter().map(|item| (item.path.clone(), item.key.clone())).collect()
@@ -243,11 +212,12 @@ fn files(volume: &pod::ConfigMapVolume, maps: &ConfigMaps<'_>) -> Result<VolumeF
     let mut named = mode.to_be_bytes().to_vec();
     let mut present = Vec::with_capacity(paths.len());
     for (path, key) in paths {
-        let Some(bytes) = bytes_of(&source, &key)? else {
+        let bytes = source.as_ref().map(|source| source.bytes(&key)).transpose().map_err(in_source)?;
+        let Some(bytes) = bytes.flatten() else {
             if volume.optional {
                 continue;
             }
-            return Err(format!("ConfigMap {} has no key {key:?}", volume.name));
+            return Err(format!("{} {} has no key {key:?}", volume.kind.name(), volume.name));
         };
         for part in [path.as_bytes(), &bytes] {
             named.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -258,7 +228,7 @@ fn files(volume: &pod::ConfigMapVolume, maps: &ConfigMaps<'_>) -> Result<VolumeF
     Ok(VolumeFiles { content: ContentHash::of_canonical(&named).short(), mode, paths: present, source })
 }
 
-fn process(container: &pod::Container, maps: &ConfigMaps<'_>) -> Result<Process, String> {
+fn process(container: &pod::Container, references: &References<'_>) -> Result<Process, String> {
     // A list, not a map: later variables see earlier ones, and the order is the user's.
     let mut env: Vec<(String, String)> = Vec::new();
     let set = |env: &mut Vec<(String, String)>, name: String, value: String| {
@@ -266,29 +236,21 @@ fn process(container: &pod::Container, maps: &ConfigMaps<'_>) -> Result<Process,
         env.push((name, value));
     };
     for from in &container.env_from {
-        let Some(map) = from.config_map_ref.as_ref().and_then(|object| maps.get(&object.name)) else {
-            continue;
-        };
-        // As kubelet does: binaryData makes no variables, and a key that cannot be a name is left out.
-        for (key, value) in map.data.iter().filter(|(key, _)| !key.is_empty() && !key.contains('=')) {
-            set(&mut env, format!("{}{key}", from.prefix), value.clone());
+        let found = from.reference().and_then(|(kind, object)| references.get(kind, &object.name));
+        for (key, value) in found.into_iter().flat_map(Referenced::texts) {
+            set(&mut env, format!("{}{key}", from.prefix), value);
         }
     }
     for variable in &container.env {
-        let key_ref = variable.value_from.as_ref().and_then(|from| from.config_map_key_ref.as_ref());
-        let value = match key_ref {
+        let value = match variable.value_from.as_ref().and_then(pod::EnvVarSource::reference) {
             None => expand(variable.value.as_deref().unwrap_or_default(), |name| lookup(&env, name)),
-            Some(reference) => {
-                let map = maps.get(&reference.name);
-                match map.as_ref().and_then(|map| map.data.get(&reference.key)) {
-                    Some(value) => value.clone(),
+            Some((kind, reference)) => {
+                let at = format!("env {}: {} {}", variable.name, kind.name(), reference.name);
+                let found = references.get(kind, &reference.name).map(|found| found.text(&reference.key));
+                match found.transpose().map_err(|message| format!("{at}: {message}"))?.flatten() {
+                    Some(value) => value,
                     None if reference.optional => continue,
-                    None => {
-                        return Err(format!(
-                            "env {}: ConfigMap {} has no key {:?}",
-                            variable.name, reference.name, reference.key
-                        ));
-                    }
+                    None => return Err(format!("{at} has no key {:?}", reference.key)),
                 }
             }
         };

@@ -17,7 +17,7 @@ use selvedge_model::pod::ImagePullPolicy;
 use super::{
     cri::{ContainerConfig, ContainerNotes, Cri, CriError, SandboxConfig, WorkloadKey},
     desired::Workload,
-    fields::HostPort,
+    fields::{HostPort, Mount},
     logs,
     plan::Step,
     state::Failure,
@@ -171,7 +171,7 @@ impl<C: Cri> Job<C> {
             .map_err(|message| Failure { reason: "WaitingForReferences", message: message.clone() })?;
         let fields = &wanted.fields;
         let image_id = images.get(&fields.image).ok_or_else(|| broken("an image was not ensured"))?;
-        let source = |volume: &str| self.disk.volume(&self.key, volume).display().to_string();
+        let source = |mount: &Mount| self.disk.volume(&self.key, &mount.volume()).display().to_string();
         Ok(ContainerConfig {
             name: name.to_owned(),
             attempt,
@@ -181,7 +181,7 @@ impl<C: Cri> Job<C> {
             command: process.command.clone(),
             args: process.args.clone(),
             env: process.env.clone(),
-            mounts: fields.mounts.iter().map(|mount| (mount.path.clone(), source(&mount.volume))).collect(),
+            mounts: fields.mounts.iter().map(|mount| (mount.path.clone(), source(mount))).collect(),
             log_path: logs::file_name(name, attempt),
         })
     }

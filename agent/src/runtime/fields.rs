@@ -10,6 +10,8 @@ use selvedge_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::volumes::{Place, VolumeId};
+
 /// What a sandbox is made from. Its hostname is the application's name, which never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
@@ -40,8 +42,8 @@ impl std::fmt::Display for HostPort {
     }
 }
 
-/// What a container is made from, before references and variables are resolved: a ConfigMap that
-/// changes is no other container.
+/// What a container is made from, before references and variables are resolved: a ConfigMap or
+/// Secret that changes is no other container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
 pub(super) struct ContainerFields {
@@ -55,11 +57,21 @@ pub(super) struct ContainerFields {
     pub(super) mounts: Vec<Mount>,
 }
 
-/// A volume at a path. Always read-only: ConfigMaps are all that can be mounted.
+/// A volume at a path. Always read-only: ConfigMaps and Secrets are all that can be mounted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Mount {
     pub(super) path: String,
     pub(super) volume: String,
+    /// Its files are in memory, elsewhere than those of other volumes. Left out when false, so that the content of
+    /// a container without Secrets is what agents without them wrote.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) secret: bool,
+}
+
+impl Mount {
+    pub(super) fn volume(&self) -> VolumeId {
+        VolumeId { place: if self.secret { Place::Memory } else { Place::Disk }, name: self.volume.clone() }
+    }
 }
 
 impl SandboxFields {
@@ -84,11 +96,16 @@ impl SandboxFields {
 }
 
 impl ContainerFields {
-    pub(super) fn of(container: &pod::Container) -> Self {
+    pub(super) fn of(container: &pod::Container, volumes: &[pod::Volume]) -> Self {
+        let secret = |name: &str| volumes.iter().any(|volume| volume.name == name && volume.secret.is_some());
         let mut mounts: Vec<_> = container
             .volume_mounts
             .iter()
-            .map(|mount| Mount { path: mount.mount_path.clone(), volume: mount.name.clone() })
+            .map(|mount| Mount {
+                path: mount.mount_path.clone(),
+                volume: mount.name.clone(),
+                secret: secret(&mount.name),
+            })
             .collect();
         mounts.sort_unstable();
         Self {

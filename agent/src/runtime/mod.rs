@@ -1,6 +1,6 @@
 //! Containers: makes what runs on this node what should run here, through CRI v1.
 //!
-//! In: the workloads that the ledger has in force, with their ConfigMaps. Out: a report for each, and
+//! In: the workloads that the ledger has in force, with their ConfigMaps and Secrets. Out: a report for each, and
 //! what the runtime is. One pass is observe (runtime and disk) → [`plan::plan`] (pure) → jobs, one a
 //! workload, that do the planned steps beside each other: a slow image or a long grace period of one
 //! workload holds up no other. What runs is found by labels, so an agent that starts anew adopts it.
@@ -14,6 +14,7 @@ mod grpc;
 mod logs;
 mod observe;
 mod plan;
+mod reference;
 mod restart;
 mod state;
 mod volumes;
@@ -31,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use selvedge_model::{ConfigMapEntry, ContentHash, WorkloadEntry, pod::ImagePullPolicy};
+use selvedge_model::{ContentHash, EntryKey, WorkloadEntry, pod::ImagePullPolicy};
 use selvedge_protocol::agent::{Phase, WorkloadState};
 use tokio::{
     task::{AbortHandle, Id, JoinSet},
@@ -43,6 +44,7 @@ use desired::Workload;
 use execute::Job;
 pub use grpc::Grpc;
 use plan::{Desired, Found, Observed, Plan, Step};
+pub use reference::Referenced;
 use state::Failure;
 use volumes::Disk;
 
@@ -68,8 +70,8 @@ pub struct DesiredWorkload {
     pub content_hash: ContentHash,
     /// The entry.
     pub entry: Arc<WorkloadEntry>,
-    /// The ConfigMaps that it names, by (name, version).
-    pub config_maps: BTreeMap<(String, String), Arc<ConfigMapEntry>>,
+    /// The ConfigMaps and Secrets that it names and that are here.
+    pub references: BTreeMap<EntryKey, Referenced>,
 }
 
 /// What is true of a workload.
@@ -147,19 +149,20 @@ struct Retry {
 
 impl Runtime {
     /// A runtime behind a CRI socket. Never fails: a runtime that is not there is a state, told by
-    /// [`Runtime::info`], and healed when it comes. Volumes and logs go under `state_dir`.
+    /// [`Runtime::info`], and healed when it comes. Volumes and logs go under `state_dir`, volumes of Secrets under
+    /// `memory_dir`, which must be on a tmpfs.
     #[must_use]
-    pub fn connect(socket: &Path, state_dir: &Path) -> Self {
-        Self::over(Grpc::new(socket), state_dir)
+    pub fn connect(socket: &Path, state_dir: &Path, memory_dir: &Path) -> Self {
+        Self::over(Grpc::new(socket), state_dir, memory_dir)
     }
 }
 
 #[allow(private_bounds)]
 impl<C: Cri> Runtime<C> {
-    fn over(cri: C, state_dir: &Path) -> Self {
+    fn over(cri: C, state_dir: &Path, memory_dir: &Path) -> Self {
         Self {
             cri: Arc::new(cri),
-            disk: Disk::new(state_dir),
+            disk: Disk::new(state_dir, memory_dir),
             identity: None,
             outage: None,
             known: observe::Known::default(),

@@ -17,6 +17,7 @@ use super::{
     desired::{Blocked, WantedContainer, Workload},
     fields::HostPort,
     restart::{self, Next},
+    volumes::VolumeId,
 };
 
 /// All that exists of one workload.
@@ -25,7 +26,7 @@ pub(super) struct Found {
     /// Newest first.
     pub(super) sandboxes: Vec<FoundSandbox>,
     /// Content of each volume on disk.
-    pub(super) volumes: BTreeMap<String, String>,
+    pub(super) volumes: BTreeMap<VolumeId, String>,
     /// Whether it has directories on disk.
     pub(super) on_disk: bool,
 }
@@ -65,7 +66,7 @@ impl FoundContainer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     WriteVolume {
-        volume: String,
+        volume: VolumeId,
     },
     EnsureImage {
         image: String,
@@ -96,7 +97,7 @@ pub(super) enum Step {
         sandbox: Option<(String, u32)>,
     },
     RemoveVolume {
-        volume: String,
+        volume: VolumeId,
     },
     /// Everything on disk of a workload that is gone.
     RemoveFiles,

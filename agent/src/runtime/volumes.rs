@@ -2,14 +2,16 @@
 //!
 //! A volume changes in one step, as kubelet does it: its files are links through `..data`, which is a
 //! link to a directory named by content, and a change renames a new `..data` over the old one. A reader
-//! sees all of the old files or all of the new ones.
+//! sees all of the old files or all of the new ones. Files of Secrets are in memory alone, on a tmpfs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink},
+    fmt, fs, io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
+
+use selvedge_model::pod;
 
 use super::{cri::WorkloadKey, desired::VolumeFiles};
 
@@ -17,6 +19,41 @@ use super::{cri::WorkloadKey, desired::VolumeFiles};
 const DATA: &str = "..data";
 /// The next one, until it is renamed.
 const NEXT: &str = "..next";
+
+/// A tmpfs, as statfs(2) has it.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// Where the files of a volume are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// Of a ConfigMap.
+    Disk,
+    /// Of a Secret.
+    Memory,
+}
+
+/// A volume of a workload. One that changes its place is another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct VolumeId {
+    pub(super) place: Place,
+    pub(super) name: String,
+}
+
+impl VolumeId {
+    /// None: its source is none that this agent knows.
+    pub(super) fn of(volume: &pod::Volume) -> Option<Self> {
+        volume.source()?;
+        let place = if volume.secret.is_some() { Place::Memory } else { Place::Disk };
+        Some(Self { place, name: volume.name.clone() })
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.place == Place::Memory { f.write_str(" in memory") } else { Ok(()) }
+    }
+}
 
 /// A file or directory could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -36,21 +73,31 @@ fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError 
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     volumes: PathBuf,
+    memory: PathBuf,
     logs: PathBuf,
 }
 
 impl Disk {
-    pub(super) fn new(state_dir: &Path) -> Self {
-        Self { volumes: state_dir.join("volumes"), logs: state_dir.join("logs") }
+    /// `memory_dir` must be on a tmpfs by the time when a Secret is written.
+    pub(super) fn new(state_dir: &Path, memory_dir: &Path) -> Self {
+        Self {
+            volumes: state_dir.join("volumes"),
+            memory: memory_dir.join("secrets"),
+            logs: state_dir.join("logs"),
+        }
     }
 
-    fn volumes_of(&self, key: &WorkloadKey) -> PathBuf {
-        self.volumes.join(&key.namespace).join(&key.name)
+    fn volumes_of(&self, place: Place, key: &WorkloadKey) -> PathBuf {
+        let root = match place {
+            Place::Disk => &self.volumes,
+            Place::Memory => &self.memory,
+        };
+        root.join(&key.namespace).join(&key.name)
     }
 
     /// The directory that containers mount.
-    pub(super) fn volume(&self, key: &WorkloadKey, volume: &str) -> PathBuf {
-        self.volumes_of(key).join(volume)
+    pub(super) fn volume(&self, key: &WorkloadKey, volume: &VolumeId) -> PathBuf {
+        self.volumes_of(volume.place, key).join(&volume.name)
     }
 
     /// Where the runtime writes a workload's logs.
@@ -61,7 +108,7 @@ impl Disk {
     /// Workloads that have a directory here.
     pub(super) fn workloads(&self) -> BTreeSet<WorkloadKey> {
         let mut keys = BTreeSet::new();
-        for root in [&self.volumes, &self.logs] {
+        for root in [&self.volumes, &self.memory, &self.logs] {
             for namespace in names(root) {
                 keys.extend(
                     names(&root.join(&namespace))
@@ -74,22 +121,28 @@ impl Disk {
     }
 
     /// Content of each volume of a workload; empty for one that was never completed.
-    pub(super) fn contents(&self, key: &WorkloadKey) -> BTreeMap<String, String> {
-        let root = self.volumes_of(key);
-        let content = |volume: &str| {
-            let target = fs::read_link(root.join(volume).join(DATA)).unwrap_or_default();
+    pub(super) fn contents(&self, key: &WorkloadKey) -> BTreeMap<VolumeId, String> {
+        let volumes = [Place::Disk, Place::Memory].into_iter().flat_map(|place| {
+            let names = names(&self.volumes_of(place, key)).into_iter();
+            names.map(move |name| VolumeId { place, name })
+        });
+        let content = |volume: &VolumeId| {
+            let target = fs::read_link(self.volume(key, volume).join(DATA)).unwrap_or_default();
             target.to_string_lossy().trim_start_matches('.').to_owned()
         };
-        names(&root).into_iter().map(|volume| (volume.clone(), content(&volume))).collect()
+        volumes.map(|volume| (volume.clone(), content(&volume))).collect()
     }
 
     /// Makes the volume's files these, all at once.
     pub(super) fn write(
         &self,
         key: &WorkloadKey,
-        volume: &str,
+        volume: &VolumeId,
         files: &VolumeFiles,
     ) -> Result<(), DiskError> {
+        if volume.place == Place::Memory {
+            in_memory(&self.memory).map_err(on("keep Secrets in memory at", &self.memory))?;
+        }
         let root = self.volume(key, volume);
         let name = format!("..{}", files.content);
         let data = root.join(&name);
@@ -132,13 +185,14 @@ impl Disk {
     }
 
     /// Removes one volume of a workload.
-    pub(super) fn remove_volume(&self, key: &WorkloadKey, volume: &str) -> Result<(), DiskError> {
+    pub(super) fn remove_volume(&self, key: &WorkloadKey, volume: &VolumeId) -> Result<(), DiskError> {
         remove_dir(&self.volume(key, volume))
     }
 
     /// Removes volumes and logs of a workload.
     pub(super) fn remove(&self, key: &WorkloadKey) -> Result<(), DiskError> {
-        for dir in [self.volumes_of(key), self.logs(key)] {
+        let volumes = [Place::Disk, Place::Memory].map(|place| self.volumes_of(place, key));
+        for dir in volumes.into_iter().chain([self.logs(key)]) {
             remove_dir(&dir)?;
             // The namespace's directory goes with its last workload; not empty is no error.
             if let Some(namespace) = dir.parent() {
@@ -147,6 +201,15 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Makes the directory for its owner alone: what is mounted from it is reached past it. On a disk nothing is written.
+fn in_memory(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if rustix::fs::statfs(dir)?.f_type == TMPFS {
+        return Ok(());
+    }
+    Err(io::Error::other("it is not on a tmpfs: mount one there, or name another directory by --memory-dir"))
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -177,4 +240,14 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
         }
     }
     fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn only_a_tmpfs_is_memory() {
+        super::in_memory(std::path::Path::new("/dev/shm")).unwrap();
+        let error = super::in_memory(std::path::Path::new("/proc/self")).unwrap_err();
+        assert!(error.to_string().contains("--memory-dir"), "{error}");
+    }
 }

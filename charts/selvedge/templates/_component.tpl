@@ -83,7 +83,7 @@ subjects:
 
 {{/*
 A Deployment. Further keys: replicas, resources, args (list), ports (name -> number), volumes and mounts
-(lists, optional), drain (seconds that a stopping pod still serves, so that its last callers find it).
+(lists, optional), tag (of its image, when not everybody's), drain (seconds that a stopping pod still serves, so that its last callers find it).
 */}}
 {{- define "selvedge.deployment" -}}
 {{- $values := .root.Values -}}
@@ -135,7 +135,7 @@ spec:
       {{- end }}
       containers:
       - name: {{ .name }}
-        image: {{ $values.image.registry }}/{{ .name }}:{{ $values.image.tag | default .root.Chart.AppVersion }}
+        image: {{ $values.image.registry }}/{{ .name }}:{{ .tag | default $values.image.tag | default .root.Chart.AppVersion }}
         imagePullPolicy: {{ $values.image.pullPolicy }}
         args:
         - --log={{ $values.log.level }}

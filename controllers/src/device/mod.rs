@@ -3,6 +3,7 @@
 //! In: Devices, their models, and whether their nodes are connected. Out: `Accepted`, and `Ready=Unknown`
 //! at first and while the node is offline. What the device reports is written by the hub alone.
 
+mod neighbours;
 mod observe;
 mod plan;
 mod run;
@@ -13,17 +14,18 @@ mod tests;
 
 pub use run::run;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
-use selvedge_crds::{Device, DeviceModel};
+use selvedge_crds::Device;
 use selvedge_operator::clock;
 use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 use selvedge_operator::status::StatusError;
 
-use self::observe::{NodeView, Observed, connected, model_name, node_name};
+use self::neighbours::{Key, Neighbours};
+use self::observe::{Observed, model_name, node_name};
 use self::plan::plan;
 use crate::pace::Pace;
 use crate::raw::Raw;
@@ -37,8 +39,10 @@ const SWEEP_RATE_WIDE: u32 = 10;
 /// Reconciles Devices.
 pub struct Devices {
     client: Client,
-    models: Store<Raw<DeviceModel>>,
-    nodes: Store<NodeView>,
+    /// Those that exist.
+    devices: Store<Raw<Device>>,
+    /// Shared with the watches of models and nodes, which keep it.
+    neighbours: Arc<Mutex<Neighbours>>,
     pace: Mutex<Pace<String>>,
 }
 
@@ -72,19 +76,27 @@ impl Reconciler for Devices {
         let devices = Api::namespaced(self.client.clone(), device.namespace());
         Ok(written(selvedge_operator::status::write(&devices, device, &status).await, wait)?)
     }
+
+    async fn gone(&self, device: &ObjectRef<Raw<Device>>) {
+        // It may have been created anew before this was heard.
+        if self.devices.get(device).is_none() {
+            let namespace = device.namespace.clone().unwrap_or_default();
+            self.neighbours().forget(&(namespace, device.name.clone()));
+        }
+    }
 }
 
 impl Devices {
     fn observe(&self, device: &Raw<Device>) -> Observed {
-        let namespace = device.namespace();
-        let model = ObjectRef::new(model_name(&device.spec)).within(namespace);
-        let node = self.nodes.get(&ObjectRef::new(node_name(&device.spec)));
+        let key = |name: &str| -> Key { (device.namespace().to_owned(), name.to_owned()) };
+        let (model, node) =
+            self.neighbours().of(key(device.name()), key(model_name(&device.spec)), node_name(&device.spec));
         Observed {
-            namespace: namespace.to_owned(),
+            namespace: device.namespace().to_owned(),
             spec: device.spec.clone(),
             status: device.status(),
-            model: self.models.get(&model).map(|model| model.spec.clone()),
-            node: node.map(|node| connected(&node)),
+            model,
+            node,
         }
     }
 
@@ -96,9 +108,11 @@ impl Devices {
             pace.forget(&key);
             return Ok(());
         }
-        let nodes = self.nodes.state();
-        let away = nodes.iter().filter(|node| connected(node) == Some(false)).count();
-        let rate = if away * 2 > nodes.len() { SWEEP_RATE_WIDE } else { SWEEP_RATE };
+        let rate = if self.neighbours().most_are_away() { SWEEP_RATE_WIDE } else { SWEEP_RATE };
         pace.go(&key, clock::now(), rate)
+    }
+
+    fn neighbours(&self) -> MutexGuard<'_, Neighbours> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

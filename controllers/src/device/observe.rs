@@ -1,5 +1,7 @@
 //! What is known about one Device before anything is decided: all from caches.
 
+use std::sync::Arc;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use selvedge_crds::{DeviceStatus, EdgeNode};
 use selvedge_operator::status::find;
@@ -34,7 +36,7 @@ pub struct Observed {
     /// Its status as it stands.
     pub status: DeviceStatus,
     /// The spec of the model that it names, if there is one.
-    pub model: Option<Value>,
+    pub model: Option<Arc<Value>>,
     /// The node that it names, if there is one: whether it is connected.
     pub node: Option<Option<bool>>,
 }

@@ -35,7 +35,7 @@ pub fn plan(observed: &Observed) -> Plan {
 
 fn accepted(observed: &Observed) -> Said {
     let (model, node) = (model_name(&observed.spec), node_name(&observed.spec));
-    let faults = rules::device(&observed.spec, observed.model.as_ref());
+    let faults = rules::device(&observed.spec, observed.model.as_deref());
     if !faults.is_empty() {
         let text: Vec<_> = faults.iter().map(ToString::to_string).collect();
         return (Some(false), "InvalidSpec", text.join("; "));

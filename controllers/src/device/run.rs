@@ -1,19 +1,20 @@
 //! Puts the Device controller together and runs it while this replica leads.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::Client;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use selvedge_crds::{Device, DeviceModel};
 use selvedge_operator::BoxError;
-use selvedge_operator::controller::{Controller, Metrics, Watched};
+use selvedge_operator::controller::{Change, Controller, Metrics, Watched};
 use selvedge_operator::lease::{Election, lead};
 use selvedge_operator::process::Process;
 use tokio_util::sync::CancellationToken;
 
 use super::Devices;
-use super::observe::{NodeView, connected, model_name, node_name};
+use super::neighbours::{Key, Neighbours};
+use super::observe::{NodeView, connected};
 use crate::metrics::prefix;
 use crate::pace::Pace;
 use crate::raw::Raw;
@@ -45,58 +46,31 @@ async fn work(client: Client, metrics: Metrics, token: CancellationToken) -> Res
     let nodes = Watched::<NodeView>::all(client.clone());
     nodes.served().await;
 
-    let controller = Controller::new(watched, metrics);
+    let neighbours = Arc::new(Mutex::new(Neighbours::default()));
+    let (by_model, by_node) = (neighbours.clone(), neighbours.clone());
+    let controller = Controller::new(watched, metrics)
+        .folds(models, move |change: Change<Raw<DeviceModel>>| {
+            let (model, spec) = match change {
+                Change::Is(model) => {
+                    ((model.namespace().to_owned(), model.name().to_owned()), Some(model.spec))
+                }
+                Change::Gone(model) => ((model.namespace.unwrap_or_default(), model.name), None),
+            };
+            references(by_model.lock().unwrap_or_else(PoisonError::into_inner).model(&model, spec))
+        })
+        .folds(nodes, move |change: Change<NodeView>| {
+            let mut neighbours = by_node.lock().unwrap_or_else(PoisonError::into_inner);
+            references(match change {
+                Change::Is(node) => neighbours.node(node.name(), Some(connected(&node))),
+                Change::Gone(node) => neighbours.node(&node.name, None),
+            })
+        });
     let devices = controller.store();
-    let (controller, models) = controller.caches(models, move |model: &Raw<DeviceModel>| {
-        let uses = |device: &Arc<Raw<Device>>| {
-            device.namespace() == model.namespace() && model_name(&device.spec) == model.name()
-        };
-        references(&devices, uses)
-    });
-    let known = Arc::new(OnceLock::new());
-    let touched = Touched { devices: controller.store(), nodes: known.clone(), last: Mutex::default() };
-    let (controller, nodes) = controller.caches(nodes, move |node: &NodeView| touched.by(node));
-    // Set once, before the watch of nodes runs.
-    let _ = known.set(nodes.clone());
-    let reconciler = Devices { client, models, nodes, pace: Mutex::new(Pace::default()) };
+    let reconciler = Devices { client, devices, neighbours, pace: Mutex::new(Pace::default()) };
     controller.run(Arc::new(reconciler), token).await;
     Ok(())
 }
 
-/// Which devices a change of a node touches: all of its own when it comes, goes, or changes between
-/// connected and not; none for its many other changes.
-struct Touched {
-    devices: Store<Raw<Device>>,
-    nodes: Arc<OnceLock<Store<NodeView>>>,
-    last: Mutex<HashMap<String, Option<bool>>>,
-}
-
-impl Touched {
-    fn by(&self, node: &NodeView) -> Vec<ObjectRef<Raw<Device>>> {
-        let exists = self.nodes.get().is_some_and(|nodes| nodes.get(&ObjectRef::from_obj(node)).is_some());
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchanged = if exists {
-            let now = connected(node);
-            last.insert(node.name().to_owned(), now) == Some(now)
-        } else {
-            last.remove(node.name());
-            false
-        };
-        if unchanged {
-            return Vec::new();
-        }
-        references(&self.devices, |device| node_name(&device.spec) == node.name())
-    }
-}
-
-fn references(
-    devices: &Store<Raw<Device>>,
-    select: impl Fn(&Arc<Raw<Device>>) -> bool,
-) -> Vec<ObjectRef<Raw<Device>>> {
-    devices
-        .state()
-        .iter()
-        .filter(|device| select(device))
-        .map(|device| ObjectRef::from_obj(&**device))
-        .collect()
+fn references(devices: Vec<Key>) -> impl Iterator<Item = ObjectRef<Raw<Device>>> + Send {
+    devices.into_iter().map(|(namespace, name)| ObjectRef::new(&name).within(&namespace))
 }

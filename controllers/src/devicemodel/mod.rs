@@ -4,23 +4,29 @@
 
 mod run;
 mod status;
+mod uses;
 
 #[cfg(test)]
 mod tests;
 
 pub use run::run;
 
-use kube::runtime::reflector::Store;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
 use selvedge_crds::{Device, DeviceModel};
+use selvedge_operator::clock;
 use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 use selvedge_operator::status::StatusError;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
+use self::uses::{Key, Uses};
 use crate::raw::Raw;
+use crate::spacing::Spacing;
 use crate::{rules, second, written};
 
-/// A Device as this controller holds it.
+/// A Device as this controller reads it.
 pub type DeviceView = Raw<Device, ModelUse, IgnoredAny>;
 
 /// What this controller reads of a Device's spec.
@@ -39,7 +45,11 @@ struct ModelName {
 /// Reconciles DeviceModels.
 pub struct DeviceModels {
     client: Client,
-    devices: Store<DeviceView>,
+    /// Those that exist.
+    models: Store<Raw<DeviceModel>>,
+    /// Shared with the watch of devices, which keeps it.
+    uses: Arc<Mutex<Uses>>,
+    spacing: Spacing<Key>,
 }
 
 /// A reconcile of a DeviceModel failed.
@@ -62,13 +72,26 @@ impl Reconciler for DeviceModels {
     type Error = DeviceModelError;
 
     async fn reconcile(&self, model: &Raw<DeviceModel>) -> Result<Next, DeviceModelError> {
-        let uses = |device: &DeviceView| {
-            device.namespace() == model.namespace() && device.spec.model_ref.name == model.name()
-        };
-        let devices = self.devices.state().iter().filter(|device| uses(device)).count();
+        let key = (model.namespace().to_owned(), model.name().to_owned());
+        let generation = model.metadata.generation;
+        if let Some(wait) = self.spacing.wait(&key, generation, clock::now()) {
+            return Ok(Next::After(wait));
+        }
+        let devices = self.uses.lock().unwrap_or_else(PoisonError::into_inner).count(&key);
         let faults = rules::model(&model.spec);
-        let status = status::status(&faults, devices, model.metadata.generation, second());
+        let status = status::status(&faults, devices, generation, second());
         let models = Api::namespaced(self.client.clone(), model.namespace());
-        Ok(written(selvedge_operator::status::write(&models, model, &status).await, None)?)
+        let result = selvedge_operator::status::write(&models, model, &status).await;
+        if matches!(result, Ok(true)) {
+            self.spacing.wrote(key, generation, clock::now(), rand::random());
+        }
+        Ok(written(result, None)?)
+    }
+
+    async fn gone(&self, model: &ObjectRef<Raw<DeviceModel>>) {
+        // It may have been created anew before this was heard.
+        if self.models.get(model).is_none() {
+            self.spacing.forget(&(model.namespace.clone().unwrap_or_default(), model.name.clone()));
+        }
     }
 }

@@ -4,11 +4,13 @@
 //! the status from which alone the hub takes revisions, and the hub's rights in namespaces that take part.
 
 mod apply;
+mod fleet;
 mod namespaces;
 mod observe;
 mod plan;
 mod run;
 mod status;
+mod tally;
 mod validate;
 
 #[cfg(test)]
@@ -16,7 +18,7 @@ mod tests;
 
 pub use run::run;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Namespace;
@@ -24,14 +26,17 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use selvedge_crds::EdgeApplication;
+use selvedge_operator::clock;
 use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 use selvedge_operator::events::Events;
 use selvedge_operator::status::StatusError;
 
 use self::apply::{StepError, carry_out};
-use self::observe::{Node, NodeView, Observed, Revision};
-use self::plan::{Plan, Step, plan};
+use self::fleet::{Fleet, Key};
+use self::observe::{Observed, Revision};
+use self::plan::{Plan, Step, decide, plan};
 use crate::raw::Raw;
+use crate::spacing::Spacing;
 use crate::{second, written};
 
 /// Field manager of what this controller applies, and its name.
@@ -41,7 +46,11 @@ const MANAGER: &str = "edgeapplication-controller";
 pub struct EdgeApplications {
     client: Client,
     events: Arc<Events>,
-    nodes: Store<NodeView>,
+    /// Shared with the watch of nodes, which keeps it.
+    fleet: Arc<Mutex<Fleet>>,
+    spacing: Spacing<Key>,
+    /// Those that exist.
+    applications: Store<Raw<EdgeApplication>>,
     namespaces: Store<PartialObjectMeta<Namespace>>,
     revisions: Store<ControllerRevision>,
 }
@@ -76,19 +85,39 @@ impl Reconciler for EdgeApplications {
     type Error = EdgeApplicationError;
 
     async fn reconcile(&self, application: &Raw<EdgeApplication>) -> Result<Next, EdgeApplicationError> {
+        let key = Key::new(application.namespace(), application.name());
+        let generation = application.metadata.generation;
+        if let Some(wait) = self.spacing.wait(&key, generation, clock::now()) {
+            return Ok(Next::After(wait));
+        }
         let observed = self.observe(application);
-        let plan = plan(&observed);
+        let decided = decide(&observed);
+        let plan = {
+            let mut fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+            let selector = decided.selector.clone();
+            plan(&observed, decided, fleet.tally(&key, &observed.uid, selector.as_ref()))
+        };
         let revisions = Api::namespaced(self.client.clone(), &observed.namespace);
         for step in &plan.steps {
             carry_out(&revisions, application, step).await?;
         }
-        let status = status::status(&observed, &plan, application.metadata.generation, second());
+        let status = status::status(&observed, &plan, generation, second());
         let applications = Api::namespaced(self.client.clone(), &observed.namespace);
         let result = selvedge_operator::status::write(&applications, application, &status).await;
         if matches!(result, Ok(true)) {
+            self.spacing.wrote(key, generation, clock::now(), rand::random());
             self.say(application, &observed, &plan).await;
         }
         Ok(written(result, None)?)
+    }
+
+    async fn gone(&self, application: &ObjectRef<Raw<EdgeApplication>>) {
+        // It may have been created anew before this was heard.
+        if self.applications.get(application).is_none() {
+            let key = Key::new(application.namespace.as_deref().unwrap_or_default(), &application.name);
+            self.spacing.forget(&key);
+            self.fleet.lock().unwrap_or_else(PoisonError::into_inner).forget(&key);
+        }
     }
 }
 
@@ -100,9 +129,6 @@ impl EdgeApplications {
             revision.metadata.namespace.as_deref() == Some(namespace)
                 && revision.owner_references().iter().any(|owner| owner.uid == application.uid())
         };
-        let mut nodes: Vec<_> =
-            self.nodes.state().iter().map(|node| Node::of(node, namespace, name)).collect();
-        nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Observed {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
@@ -111,7 +137,6 @@ impl EdgeApplications {
             status: application.status(),
             in_namespace: in_namespace.map(|it| observe::Namespace::of(it.labels())).unwrap_or_default(),
             revisions: self.revisions.state().iter().filter(|r| ours(r)).map(|r| Revision::of(r)).collect(),
-            nodes,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is known about one EdgeApplication before anything is decided: all from caches.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,9 +13,10 @@ use selvedge_operator::status::find;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
+use super::fleet::{Key, Node};
 use crate::raw::Raw;
 
-/// An EdgeNode as this controller holds it: what it runs, and not how it is configured.
+/// An EdgeNode as this controller reads it: what it runs, and not how it is configured.
 pub type NodeView = Raw<EdgeNode, IgnoredAny, NodeViewStatus>;
 
 /// What this controller reads of an EdgeNode's status.
@@ -25,45 +27,19 @@ pub struct NodeViewStatus {
     applications: Vec<ApplicationState>,
 }
 
-/// One node, seen from one application.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Whether it has a session.
-    pub connected: bool,
-    /// What it reports of the application.
-    pub state: Option<ApplicationState>,
-}
-
-impl Node {
-    /// The part of `node` that matters to application `name` in `namespace`.
-    #[must_use]
-    pub fn of(node: &NodeView, namespace: &str, name: &str) -> Self {
-        let ours = |state: &&ApplicationState| state.namespace == namespace && state.name == name;
+impl From<NodeView> for Node {
+    fn from(node: NodeView) -> Self {
+        let applications = node.status.applications.into_iter();
         Self {
-            name: node.name().to_owned(),
-            uid: node.uid().to_owned(),
-            labels: node.metadata.labels.clone().unwrap_or_default(),
+            name: node.metadata.name.unwrap_or_default().into(),
+            uid: node.metadata.uid.unwrap_or_default().into(),
+            labels: node.metadata.labels.unwrap_or_default(),
             connected: find(&node.status.conditions, "Connected").is_some_and(|c| c.status == "True"),
-            state: node.status.applications.iter().find(ours).cloned(),
+            applications: applications
+                .map(|state| (Key::new(&state.namespace, &state.name), Arc::new(state)))
+                .collect(),
         }
     }
-
-    /// The revision in force on the node; empty: none.
-    #[must_use]
-    pub fn revision(&self) -> &str {
-        self.state.as_ref().map_or("", |state| &state.revision)
-    }
-}
-
-/// Names of the applications that a node reports, as (namespace, name).
-pub fn reported(node: &NodeView) -> impl Iterator<Item = (&str, &str)> {
-    node.status.applications.iter().map(|state| (state.namespace.as_str(), state.name.as_str()))
 }
 
 /// What the namespace of an application says.
@@ -106,7 +82,7 @@ impl Revision {
     }
 }
 
-/// One EdgeApplication with all that its plan depends on.
+/// One EdgeApplication with all that its plan depends on, its nodes excluded: those are counted.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Its namespace.
@@ -123,6 +99,4 @@ pub struct Observed {
     pub in_namespace: Namespace,
     /// Its revisions.
     pub revisions: Vec<Revision>,
-    /// All nodes, in the order of their names.
-    pub nodes: Vec<Node>,
 }

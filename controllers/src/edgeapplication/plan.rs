@@ -1,16 +1,18 @@
 //! What to do about one EdgeApplication: pure.
 //!
-//! In: [`Observed`]. Out: revisions to create, number anew or delete; `status.rollout`; and the counts.
+//! In: [`Observed`], and how the nodes stand ([`Tally`]). Out: revisions to create, number anew or delete;
+//! `status.rollout`; and the counts. In two steps, because whom the nodes are held against is decided first.
 
 use std::collections::BTreeSet;
 
-use selvedge_model::rollout::{MAX_ADMITTED, Rollout, position};
+use selvedge_model::rollout::{MAX_ADMITTED, Rollout};
 use selvedge_model::selector::Selector;
 use selvedge_model::{ContentHash, canonical_json};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::observe::{Node, Observed};
+use super::observe::Observed;
+use super::tally::{Counts, Tally};
 use super::validate::{Hold, validate};
 
 /// Revisions that are kept, the one in force included, so that a user can go back.
@@ -18,6 +20,18 @@ const HISTORY: usize = 10;
 /// Hex digits of the content hash in a revision's name: 40 bits tell ten revisions of one application
 /// apart, and a name of 52 characters with them fits a label.
 const HASH_DIGITS: usize = 10;
+/// Most nodes, or faults, that a message names.
+pub const NAMED: usize = 10;
+
+/// What is to be in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    hold: Option<Hold>,
+    current: String,
+    steps: Vec<Step>,
+    /// Which nodes are to have it; none: no node.
+    pub selector: Option<Selector>,
+}
 
 /// What to do and what to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +45,7 @@ pub struct Plan {
     /// `status.rollout`; none while nothing was ever accepted.
     pub rollout: Option<Rollout>,
     /// How the nodes stand.
-    pub tally: Tally,
+    pub counts: Counts,
 }
 
 /// A change of revisions.
@@ -60,36 +74,26 @@ pub enum Step {
     },
 }
 
-/// Nodes that the selector matches, by how they stand. Names are in order.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// How many.
-    pub desired: usize,
-    /// Of those, with the newest revision in force.
-    pub updated: usize,
-    /// Of those, online and with every container running.
-    pub ready: usize,
-    /// Of those, without a session.
-    pub offline: usize,
-    /// Of those, failing: name and why.
-    pub failed: Vec<(String, String)>,
-    /// Of those, online and neither failing nor ready with the newest revision: name and why.
-    pub waiting: Vec<(String, String)>,
-}
-
-/// Decides.
+/// Decides what is to be in force.
 #[must_use]
-pub fn plan(observed: &Observed) -> Plan {
+pub fn decide(observed: &Observed) -> Decided {
     let hold = validate(observed).err();
-    let (current, selector, mut steps) = match hold {
+    let (current, selector, steps) = match hold {
         None => accepted(observed),
         Some(_) => in_force(observed),
     };
-    let rollout = (!current.is_empty()).then(|| rollout(observed, &current));
-    steps.extend(surplus(observed, &current, rollout.as_ref()));
     let selector = Selector::deserialize(&selector).ok().filter(|selector| !selector.is_empty());
-    let tally = tally(observed, selector.as_ref(), &current);
-    Plan { hold, steps, current, rollout, tally }
+    Decided { hold, current, steps, selector }
+}
+
+/// Decides the rest. `tally` is of the selector that was decided.
+#[must_use]
+pub fn plan(observed: &Observed, decided: Decided, tally: &Tally) -> Plan {
+    let Decided { hold, current, mut steps, .. } = decided;
+    let rollout = (!current.is_empty()).then(|| rollout(observed, &current, tally));
+    steps.extend(surplus(observed, &current, rollout.as_ref(), tally));
+    let counts = tally.counts(&current, NAMED);
+    Plan { hold, steps, current, rollout, counts }
 }
 
 /// The revision that the spec makes: (name, selector, what it takes).
@@ -123,21 +127,17 @@ fn in_force(observed: &Observed) -> (String, Value, Vec<Step>) {
 /// One interval for all. A change of the interval admits nobody in the same write: who was passed by it
 /// and who is late shows in what nodes report after it. Then late nodes are admitted, those admitted
 /// before first, and leave the list when they arrive or go offline.
-fn rollout(observed: &Observed, current: &str) -> Rollout {
+fn rollout(observed: &Observed, current: &str, tally: &Tally) -> Rollout {
     let mut rollout = Rollout::all(current);
-    let Some(before) = observed.status.rollout.as_ref().filter(|r| r.intervals == rollout.intervals) else {
-        return rollout;
-    };
-    let late = |node: &&Node| node.connected && !node.revision().is_empty() && node.revision() != current;
-    let mut late: Vec<&Node> = observed.nodes.iter().filter(late).collect();
-    late.sort_by_key(|node| (!before.admits(&node.uid), position(&observed.uid, &node.uid)));
-    rollout.admitted = late.into_iter().take(MAX_ADMITTED).map(|node| node.uid.clone()).collect();
+    if let Some(before) = observed.status.rollout.as_ref().filter(|r| r.intervals == rollout.intervals) {
+        rollout.admitted = tally.late(current, &before.admitted, MAX_ADMITTED);
+    }
     rollout
 }
 
 /// Revisions beyond the history. One that a rollout names or a node runs stays.
-fn surplus(observed: &Observed, current: &str, rollout: Option<&Rollout>) -> Vec<Step> {
-    let mut used: BTreeSet<&str> = observed.nodes.iter().map(Node::revision).collect();
+fn surplus(observed: &Observed, current: &str, rollout: Option<&Rollout>, tally: &Tally) -> Vec<Step> {
+    let mut used: BTreeSet<&str> = tally.revisions().collect();
     used.extend(rollout.into_iter().chain(&observed.status.rollout).flat_map(Rollout::revisions));
     used.insert(current);
     let mut oldest_last: Vec<_> = observed.revisions.iter().collect();
@@ -147,35 +147,4 @@ fn surplus(observed: &Observed, current: &str, rollout: Option<&Rollout>) -> Vec
         .filter(|revision| !used.contains(revision.name.as_str()))
         .map(|revision| Step::Delete { name: revision.name.clone() })
         .collect()
-}
-
-fn tally(observed: &Observed, selector: Option<&Selector>, current: &str) -> Tally {
-    let mut tally = Tally::default();
-    let Some(selector) = selector else { return tally };
-    for node in observed.nodes.iter().filter(|node| selector.matches(&node.labels)) {
-        tally.desired += 1;
-        let updated = !current.is_empty() && node.revision() == current;
-        tally.updated += usize::from(updated);
-        if !node.connected {
-            tally.offline += 1;
-            continue;
-        }
-        let state = node.state.as_ref().map_or("", |state| &state.state);
-        let runs = matches!(state, "Running" | "Succeeded");
-        tally.ready += usize::from(runs);
-        if state == "Failed" {
-            tally.failed.push((node.name.clone(), why(node)));
-        } else if !(updated && runs) {
-            let late = if updated || node.revision().is_empty() { "" } else { ", not updated yet" };
-            tally.waiting.push((node.name.clone(), why(node) + late));
-        }
-    }
-    tally
-}
-
-fn why(node: &Node) -> String {
-    let Some(state) = &node.state else { return "nothing reported yet".into() };
-    let parts = [&state.reason, &state.message].into_iter().filter(|part| !part.is_empty());
-    let why = parts.map(String::as_str).collect::<Vec<_>>().join(": ");
-    if why.is_empty() { state.state.clone() } else { why }
 }

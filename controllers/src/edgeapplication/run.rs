@@ -1,28 +1,28 @@
 //! Puts the EdgeApplication controller together and runs it while this replica leads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use selvedge_crds::EdgeApplication;
-use selvedge_model::selector::Selector;
-use selvedge_operator::controller::{Controller, Metrics, Watched};
+use selvedge_operator::controller::{Change, Controller, Metrics, Watched};
 use selvedge_operator::lease::{Election, lead};
 use selvedge_operator::process::Process;
 use selvedge_operator::{BoxError, events::Events};
-use serde::Deserialize as _;
 use tokio_util::sync::CancellationToken;
 
+use super::fleet::Fleet;
 use super::namespaces::{Namespaces, REFERENCES};
-use super::observe::{NodeView, reported};
+use super::observe::NodeView;
 use super::{EdgeApplications, MANAGER, apply::APPLICATION_LABEL};
 use crate::metrics::prefix;
 use crate::raw::Raw;
+use crate::spacing::Spacing;
 
 /// Adds the controller to `process`.
 ///
@@ -66,8 +66,16 @@ impl Leader {
         nodes.served().await;
 
         let controller = Controller::new(watched, self.applications);
-        let touched = Touched { applications: controller.store(), nodes: Mutex::default() };
-        let (controller, nodes) = controller.caches(nodes, move |node| touched.by(node));
+        let fleet = Arc::new(Mutex::new(Fleet::default()));
+        let counted = fleet.clone();
+        let controller = controller.folds(nodes, move |change: Change<NodeView>| {
+            let mut fleet = counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let touched = match change {
+                Change::Is(node) => fleet.is(node.into()),
+                Change::Gone(node) => fleet.gone(&node.name),
+            };
+            touched.into_iter().map(|key| ObjectRef::new(&key.name).within(&key.namespace))
+        });
         let applications = controller.store();
         let (controller, namespaces) = controller.caches(
             Watched::<PartialObjectMeta<Namespace>>::all(client.clone()),
@@ -83,9 +91,11 @@ impl Leader {
             revision.labels().get(APPLICATION_LABEL).map(|name| ObjectRef::new(name).within(&namespace))
         });
         let reconciler = Arc::new(EdgeApplications {
+            applications: controller.store(),
+            fleet,
+            spacing: Spacing::default(),
             client: client.clone(),
             events: Arc::new(Events::new(client.clone(), MANAGER, &self.identity)),
-            nodes,
             namespaces,
             revisions,
         });
@@ -98,35 +108,5 @@ impl Leader {
             Arc::new(Namespaces { client: client.clone(), hub_namespace: self.namespace.clone(), bindings });
         tokio::join!(controller.run(reconciler, token.clone()), rights.run(keeper, token));
         Ok(())
-    }
-}
-
-type Application = ObjectRef<Raw<EdgeApplication>>;
-
-/// Which applications a change of a node touches: those that select it or that it reports, and those of
-/// which that was so before.
-struct Touched {
-    applications: Store<Raw<EdgeApplication>>,
-    nodes: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
-}
-
-impl Touched {
-    fn by(&self, node: &NodeView) -> Vec<Application> {
-        let labels = node.metadata.labels.clone().unwrap_or_default();
-        let selects = |application: &Raw<EdgeApplication>| {
-            let selector = application.spec.get("selector").and_then(|s| Selector::deserialize(s).ok());
-            selector.is_some_and(|selector| selector.matches(&labels))
-        };
-        let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
-        let mut now: BTreeSet<_> = reported(node).map(|(namespace, name)| key(namespace, name)).collect();
-        for application in self.applications.state() {
-            if selects(&application) {
-                now.insert(key(application.namespace(), application.name()));
-            }
-        }
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = nodes.insert(node.name().to_owned(), now.clone()).unwrap_or_default();
-        let touched = now.union(&before);
-        touched.map(|(namespace, name)| ObjectRef::new(name).within(namespace)).collect()
     }
 }

@@ -5,11 +5,9 @@ use selvedge_operator::status::condition;
 use serde_json::{Value, json};
 
 use super::observe::Observed;
-use super::plan::{Plan, Tally};
+use super::plan::{NAMED, Plan};
+use super::tally::{Counts, Named};
 use super::validate::Hold;
-
-/// Most nodes, or faults, that a message names.
-const NAMED: usize = 10;
 
 type Said = (Option<bool>, &'static str, String);
 
@@ -19,13 +17,13 @@ pub fn status(observed: &Observed, plan: &Plan, generation: Option<i64>, now: Ti
     let conditions = [
         ("Ready", ready(observed, plan)),
         ("Progressing", progressing(observed, plan)),
-        ("Degraded", degraded(&plan.tally)),
+        ("Degraded", degraded(&plan.counts)),
     ]
     .map(|(type_, (status, reason, message))| condition(type_, status, reason, message, generation, now));
-    let Tally { desired, updated, ready, offline, failed, .. } = &plan.tally;
+    let Counts { desired, updated, ready, offline, failed, .. } = &plan.counts;
     json!({
         "observedGeneration": generation,
-        "desired": desired, "updated": updated, "ready": ready, "failed": failed.len(), "offline": offline,
+        "desired": desired, "updated": updated, "ready": ready, "failed": failed.count, "offline": offline,
         "currentRevision": if plan.current.is_empty() { None } else { Some(&plan.current) },
         "rollout": plan.rollout,
         "conditions": conditions,
@@ -33,15 +31,19 @@ pub fn status(observed: &Observed, plan: &Plan, generation: Option<i64>, now: Ti
 }
 
 fn ready(observed: &Observed, plan: &Plan) -> Said {
-    let tally = &plan.tally;
+    let counts = &plan.counts;
     if let Some(hold) = &plan.hold {
         return held(observed, plan, hold);
     }
-    let online = tally.desired - tally.offline;
-    let missing: Vec<_> = tally.failed.iter().chain(&tally.waiting).cloned().collect();
-    match (tally.desired, online, missing.len()) {
+    let online = counts.desired - counts.offline;
+    let (failed, waiting) = (&counts.failed, &counts.waiting);
+    let missing = Named {
+        count: failed.count + waiting.count,
+        first: failed.first.iter().chain(&waiting.first).cloned().collect(),
+    };
+    match (counts.desired, online, missing.count) {
         (0, ..) => (Some(false), "NoNodes", "no EdgeNode has the labels that spec.selector asks for".into()),
-        (_, 0, _) => (Some(false), "AllOffline", format!("0 of {} nodes are online", tally.desired)),
+        (_, 0, _) => (Some(false), "AllOffline", format!("0 of {} nodes are online", counts.desired)),
         (_, _, 0) => (Some(true), "AllReady", format!("{online} of {online} online nodes are ready")),
         (_, _, n) => {
             (Some(false), "NotReady", format!("{n} of {online} online nodes are not: {}", names(&missing)))
@@ -53,23 +55,25 @@ fn progressing(observed: &Observed, plan: &Plan) -> Said {
     if let Some(hold) = &plan.hold {
         return held(observed, plan, hold);
     }
-    let waiting = &plan.tally.waiting;
-    match waiting.len() {
+    let waiting = &plan.counts.waiting;
+    match waiting.count {
         0 => (Some(false), "Complete", String::new()),
         n => (
             Some(true),
             "Waiting",
-            format!("{n} of {} nodes are on their way: {}", plan.tally.desired, names(waiting)),
+            format!("{n} of {} nodes are on their way: {}", plan.counts.desired, names(waiting)),
         ),
     }
 }
 
-fn degraded(tally: &Tally) -> Said {
-    match tally.failed.len() {
+fn degraded(counts: &Counts) -> Said {
+    match counts.failed.count {
         0 => (Some(false), "AsExpected", String::new()),
-        n => {
-            (Some(true), "NodesFailing", format!("{n} of {} nodes: {}", tally.desired, names(&tally.failed)))
-        }
+        n => (
+            Some(true),
+            "NodesFailing",
+            format!("{n} of {} nodes: {}", counts.desired, names(&counts.failed)),
+        ),
     }
 }
 
@@ -94,9 +98,9 @@ fn held(observed: &Observed, plan: &Plan, hold: &Hold) -> Said {
     }
 }
 
-fn names(nodes: &[(String, String)]) -> String {
-    let named: Vec<_> = nodes.iter().take(NAMED).map(|(name, why)| format!("{name} ({why})")).collect();
-    format!("{}{}", named.join(", "), more(nodes.len()))
+fn names(nodes: &Named) -> String {
+    let named: Vec<_> = nodes.first.iter().take(NAMED).map(|(name, why)| format!("{name} ({why})")).collect();
+    format!("{}{}", named.join(", "), more(nodes.count))
 }
 
 fn more(all: usize) -> String {

@@ -1,5 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use selvedge_crds::EdgeApplicationStatus;
@@ -8,10 +9,13 @@ use selvedge_model::rollout::Rollout;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::observe::{Namespace, Node, Observed, Revision};
-use super::plan::{Step, plan};
+use super::fleet::{Fleet, Key, Node};
+use super::observe::{Namespace, Observed, Revision};
+use super::plan::{Plan, Step, decide};
 use super::status::status;
 use crate::golden;
+
+mod counting;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,26 +62,48 @@ fn node(name: &str, text: &str) -> Node {
     };
     Node {
         name: name.into(),
-        uid: format!("uid-{name}"),
+        uid: format!("uid-{name}").into(),
         labels: [("tier".to_owned(), if name.starts_with("other") { "lab" } else { "shop" }.to_owned())]
             .into(),
         connected: online == "on",
-        state: (!reported.state.is_empty()).then_some(reported),
+        applications: (!reported.state.is_empty()).then(|| (web(), Arc::new(reported))).into_iter().collect(),
     }
 }
 
-fn observed(case: Case) -> Observed {
+fn web() -> Key {
+    Key::new("shops", "web")
+}
+
+fn fleet(nodes: &BTreeMap<String, String>) -> Fleet {
+    let mut fleet = Fleet::default();
+    for (name, text) in nodes {
+        fleet.is(node(name, text));
+    }
+    fleet
+}
+
+fn plan(observed: &Observed, fleet: &mut Fleet) -> Plan {
+    let decided = decide(observed);
+    let selector = decided.selector.clone();
+    super::plan::plan(observed, decided, fleet.tally(&web(), &observed.uid, selector.as_ref()))
+}
+
+fn observed(case: &Case) -> Observed {
     let selector = json!({"matchLabels": {"tier": "shop"}});
     let spec = json!({
         "selector": selector,
         "template": {"spec": {"containers": [{"name": "web", "image": case.image}]}},
     });
     let mut status = EdgeApplicationStatus::default();
-    if let Some(revision) = case.rollout {
-        status.rollout = Some(Rollout { admitted: case.admitted, ..Rollout::all(&revision) });
-        status.current_revision = revision;
+    if let Some(revision) = &case.rollout {
+        status.rollout = Some(Rollout { admitted: case.admitted.clone(), ..Rollout::all(revision) });
+        status.current_revision.clone_from(revision);
     }
-    let revision = |(name, number)| Revision { name, number, selector: selector.clone() };
+    let revision = |(name, number): (&String, &i64)| Revision {
+        name: name.clone(),
+        number: *number,
+        selector: selector.clone(),
+    };
     Observed {
         namespace: "shops".into(),
         name: "web".into(),
@@ -85,8 +111,7 @@ fn observed(case: Case) -> Observed {
         spec,
         status,
         in_namespace: Namespace::of(&case.namespace),
-        revisions: case.revisions.into_iter().map(revision).collect(),
-        nodes: case.nodes.iter().map(|(name, text)| node(name, text)).collect(),
+        revisions: case.revisions.iter().map(revision).collect(),
     }
 }
 
@@ -95,8 +120,8 @@ fn what_is_done_about_an_application() {
     let mut text = String::new();
     for case in golden::cases::<Case>("edgeapplication") {
         writeln!(text, "{}", case.case).unwrap();
-        let observed = observed(case);
-        let plan = plan(&observed);
+        let observed = observed(&case);
+        let plan = plan(&observed, &mut fleet(&case.nodes));
         for step in &plan.steps {
             match step {
                 Step::Create { name, number, data } => {
@@ -118,8 +143,8 @@ fn what_is_done_about_an_application() {
 fn late_nodes_are_admitted_by_the_dozen_and_all_arrive() {
     let mut case: Case = serde_json::from_value(json!({"case": "", "rollout": ""})).unwrap();
     case.nodes = (0..200).map(|n| (format!("n{n:03}"), "on web0000000000 Running".into())).collect();
-    let mut observed = observed(case);
-    let first = plan(&observed);
+    let (mut observed, mut fleet) = (observed(&case), fleet(&case.nodes));
+    let first = plan(&observed, &mut fleet);
     let current = first.current.clone();
     let Some(Step::Create { name, .. }) = first.steps.first() else { panic!("{:?}", first.steps) };
     assert_eq!(*name, current);
@@ -128,29 +153,27 @@ fn late_nodes_are_admitted_by_the_dozen_and_all_arrive() {
         [""; 0],
         "the write of a new interval admits nobody"
     );
-    let mut writes = 0;
+    let (mut late, mut writes): (BTreeSet<_>, _) = (case.nodes.into_keys().collect(), 0);
     let mut rollout = first.rollout;
-    while observed.nodes.iter().any(|node| node.revision() != current) {
+    while !late.is_empty() {
         observed.status.rollout = rollout;
         observed.status.current_revision = current.clone();
         let before = observed.status.rollout.clone().unwrap().admitted;
-        let next = plan(&observed).rollout.unwrap();
+        let next = plan(&observed, &mut fleet).rollout.unwrap();
         assert!(next.admitted.len() <= 64);
-        let late =
-            |uid: &String| observed.nodes.iter().any(|node| node.uid == *uid && node.revision() != current);
-        assert!(
-            before.iter().filter(|uid| late(uid)).all(|uid| next.admitted.contains(uid)),
-            "lost its place"
-        );
+        let is_late = |uid: &&String| late.contains(uid.trim_start_matches("uid-"));
+        assert!(before.iter().filter(is_late).all(|uid| next.admitted.contains(uid)), "lost its place");
         // The first half of the admitted arrive.
         for uid in next.admitted.iter().take(next.admitted.len().div_ceil(2)) {
-            let node = observed.nodes.iter_mut().find(|node| node.uid == *uid).unwrap();
-            node.state.as_mut().unwrap().revision.clone_from(&current);
+            let name = uid.trim_start_matches("uid-");
+            late.remove(name);
+            let touched = fleet.is(node(name, &format!("on {} Running", current.replace("web-", ""))));
+            assert_eq!(touched, [Arc::new(web())]);
         }
         rollout = Some(next);
         writes += 1;
         assert!(writes < 100, "does not end");
     }
     observed.status.rollout = rollout;
-    assert_eq!(plan(&observed).rollout.unwrap().admitted, [""; 0]);
+    assert_eq!(plan(&observed, &mut fleet).rollout.unwrap().admitted, [""; 0]);
 }

@@ -1,8 +1,10 @@
-//! What is made once for an installation: the CA Secret, and the ConfigMap that tells hubs of it.
+//! What is made once for an installation: the CA Secret, the ConfigMap that tells hubs of it, and the key with
+//! which hubs name versions of Secrets.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -14,7 +16,9 @@ use super::authority::{Authority, AuthorityError, AuthorityFiles};
 /// The CA: only the EdgeNode controller reads it.
 const CA_SECRET: &str = "selvedge-ca";
 /// What hubs need to know of the cluster.
-const CLUSTER_CONFIG: &str = "selvedge-cluster";
+pub(super) const CLUSTER_CONFIG: &str = "selvedge-cluster";
+/// With what hubs hash Secrets: they alone read it.
+const VERSION_KEY: &str = "selvedge-secret-versions";
 
 /// The CA is not there.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +79,12 @@ pub async fn ensure(client: &Client, namespace: &str, now: Timestamp) -> Result<
     };
     let authority = Authority::load(files(&secret, namespace)?).map_err(unusable)?;
     tell(client, namespace, &authority).await?;
+    make_version_key(&secrets, namespace).await?;
     Ok(authority)
 }
 
-/// Writes the ConfigMap for hubs. The epoch is people's: it is set once and never touched again.
+/// Writes the ConfigMap for hubs. The epoch is people's: it is set once and never touched again. Marks are the
+/// affair of [`super::history`].
 async fn tell(client: &Client, namespace: &str, authority: &Authority) -> Result<(), ClusterError> {
     let configs: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let wanted: BTreeMap<String, String> = [
@@ -110,6 +116,23 @@ async fn tell(client: &Client, namespace: &str, authority: &Authority) -> Result
             .map_err(failed("write ConfigMap selvedge-cluster", namespace))?;
     }
     Ok(())
+}
+
+/// Made once, and never read or written here again. If it is lost another one is made: then every Secret has
+/// another version, and comes to its nodes once more.
+async fn make_version_key(secrets: &Api<Secret>, namespace: &str) -> Result<(), ClusterError> {
+    let key: [u8; 32] = rand::random();
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(VERSION_KEY.into()), ..ObjectMeta::default() },
+        data: Some([("key".to_owned(), ByteString(key.to_vec()))].into()),
+        immutable: Some(true),
+        ..Secret::default()
+    };
+    match secrets.create(&PostParams::default(), &secret).await {
+        Ok(_) => Ok(()),
+        Err(error) if refused_with(&error) == Some(409) => Ok(()),
+        Err(error) => Err(failed("create the key for versions of Secrets", namespace)(error)),
+    }
 }
 
 fn ca_secret(files: AuthorityFiles) -> Secret {

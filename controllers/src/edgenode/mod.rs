@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  cluster ── authority       the CA, made once
+//!  crds                       under which CRDs nodes have learned what they hold
 //!  observe → validate → plan → apply → status      one EdgeNode
 //!  signer                     one CertificateSigningRequest
 //!  sessions                   the streams of hub replicas
@@ -13,6 +14,8 @@
 mod apply;
 pub mod authority;
 mod cluster;
+mod crds;
+mod history;
 pub(crate) mod metrics;
 mod observe;
 mod plan;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sessions::{Server, Sessions, Switchboard};
 use super::signer::{AGENT_SIGNER, HUB_SIGNER, Signer};
-use super::{EdgeNodes, MANAGER, apply::NODE_LABEL, cluster, metrics};
+use super::{EdgeNodes, MANAGER, apply::NODE_LABEL, cluster, crds, history, metrics};
 use crate::metrics::prefix;
 use crate::pace::Pace;
 use crate::raw::Raw;
@@ -125,6 +125,7 @@ impl Leader {
             self.namespace.clone(),
             self.settings.hub_names.clone(),
         ));
+        let proofs = switchboard.restored.subscribe();
         let server = Arc::new(Server {
             client: client.clone(),
             authority,
@@ -148,11 +149,13 @@ impl Leader {
         let agents = Controller::new(requests(AGENT_SIGNER), self.signer).run(signer.clone(), token.clone());
         let hubs = Controller::new(requests(HUB_SIGNER), self.hub_signer).run(signer, token.clone());
         let controllers = async {
-            tokio::join!(nodes_run, agents, hubs);
+            let marks = history::keep(client, &self.namespace, proofs, token.clone());
+            tokio::join!(nodes_run, agents, hubs, marks);
             Ok::<_, BoxError>(())
         };
-        let door = async { Ok::<_, BoxError>(server.run(token).await?) };
-        tokio::try_join!(controllers, door)?;
+        let record = crds::keep(client.clone(), &self.namespace, token.clone());
+        let door = async { Ok::<_, BoxError>(server.run(token.clone()).await?) };
+        tokio::try_join!(controllers, record, door)?;
         Ok(())
     }
 }

@@ -111,6 +111,13 @@ impl Checker {
         &self.violations
     }
 
+    /// What an agent has acknowledged and still has, by its events; empty: nothing, or nobody knows it.
+    #[must_use]
+    pub fn answered_by(&self, agent: &Agent) -> Vec<Row> {
+        let known = self.agents.get(agent).into_iter().flat_map(|known| &known.answered);
+        known.map(|(key, (uid, hash, _))| Row { key: key.clone(), uid: uid.clone(), hash: *hash }).collect()
+    }
+
     /// How many events were observed.
     #[must_use]
     pub fn events(&self) -> u64 {

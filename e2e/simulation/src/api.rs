@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use selvedge_hub::index::{ObjectKey, Resource};
 use serde_json::{Value, json};
 
+/// A restore may raise the revision by so much.
+const RAISED: u64 = 1_000;
+
 /// A change that a watch brings.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -127,9 +130,10 @@ impl Api {
         self.compacted.get(resource).is_some_and(|compacted| revision < *compacted)
     }
 
-    /// Everything is again what it was at an earlier revision, and the revisions after it are given a second
-    /// time. Gives the objects that are gone by it.
-    pub fn restore(&mut self, now: u64, to: u64) -> Vec<(Resource, Value)> {
+    /// Everything is again what it was at an earlier revision. The revisions after it are given a second time, or,
+    /// `raised`, begin far above all that were given, and watches from below have expired. Gives the objects that
+    /// are gone by it.
+    pub fn restore(&mut self, now: u64, to: u64, raised: bool) -> Vec<(Resource, Value)> {
         let mut objects = BTreeMap::new();
         for (resource, log) in &mut self.log {
             log.retain(|change| change.revision <= to);
@@ -142,7 +146,10 @@ impl Api {
             }
         }
         let before = std::mem::replace(&mut self.objects, objects);
-        self.revision = to;
+        self.revision = if raised { self.revision + RAISED } else { to };
+        if raised {
+            self.compact();
+        }
         self.times.push((now, self.revision));
         let uid = |object: &Value| object["metadata"]["uid"].clone();
         let gone = before.into_iter().filter(|(place, object)| {

@@ -201,6 +201,7 @@ impl World {
             self.set_timer(number);
         }
         self.ask_crds(replica);
+        self.ask_cluster(replica);
     }
 
     /// Asks for a timer when the session wants one.

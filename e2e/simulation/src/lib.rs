@@ -73,6 +73,7 @@ pub fn run(seed: u64, base: Instant, restores: bool) -> Run {
     let (user, fault) = (world.rng.below(5_000), world.rng.below(10_000));
     world.after(user, Do::User);
     world.after(fault, Do::Fault);
+    world.after(0, Do::Mark);
     let busy = world.plan.busy;
     if world.plan.restore {
         let at = world.rng.range(busy / 3, busy);

@@ -12,7 +12,7 @@ use selvedge_hub::index::{Event as IndexEvent, ObjectKey, Resource, workload_ent
 use selvedge_hub::metrics::Metrics;
 use selvedge_hub::removals::{Crd, CrdState};
 use selvedge_operator::listwatch::held::Held;
-use selvedge_operator::listwatch::{self, machine::Machine, machine::Outcome, machine::Step};
+use selvedge_operator::listwatch::{self, Poke, machine::Machine, machine::Outcome, machine::Step};
 use serde_json::Value;
 
 use crate::stock::{APPLICATIONS, SHOP};
@@ -34,7 +34,7 @@ pub struct Replica {
     /// It cannot reach the API server.
     pub cut_off: bool,
     /// ConfigMaps that were read before their watch had brought them.
-    pub early: Vec<ObjectKey>,
+    pub early: Vec<(Resource, ObjectKey)>,
     turns: u64,
 }
 
@@ -49,6 +49,10 @@ pub struct Loop {
     lag: u64,
     /// Somebody pokes it, and it has not noticed yet.
     poked: bool,
+    /// By this the shipped hub says that what it has read is over.
+    poke: Poke,
+    /// It was said, and it has not noticed yet.
+    outdated: bool,
 }
 
 /// A watch that is on.
@@ -89,7 +93,7 @@ impl World {
         let (_, cluster) = tokio::sync::watch::channel(None);
         let hub = Arc::new(Hub::new(None, cluster, metrics));
         self.replicas[replica].hub = Some(hub);
-        self.read_cluster(replica, life);
+        self.follow_cluster(replica, life);
         self.note(format!("replica {replica} starts cold"));
         for resource in Resource::CORE {
             self.start_loop(replica, resource);
@@ -102,8 +106,12 @@ impl World {
         let place = &mut self.replicas[replica];
         place.turns += 1;
         let turn = place.turns;
-        let new =
-            Loop { machine: Machine::new(now), held: Held::default(), turn, watch: None, lag, poked: false };
+        let poke = Poke::default();
+        if let Some(hub) = &place.hub {
+            hub.pokes.set(&resource, Some(poke.clone()));
+        }
+        let (machine, held) = (Machine::new(now), Held::default());
+        let new = Loop { machine, held, turn, watch: None, lag, poked: false, poke, outdated: false };
         place.loops.insert(resource.clone(), new);
         let id = LoopId { replica, life: place.life, resource, turn };
         self.after(0, Do::Request(id));
@@ -151,6 +159,10 @@ impl World {
                 let ends = self.now + u64::from(seconds) * 1_000;
                 if let Some(one) = self.turn(&id) {
                     one.watch = Some(Watch { at: from, ends, pokable });
+                    if pokable && std::mem::take(&mut one.outdated) {
+                        one.machine.on(Outcome::Outdated, now);
+                        return self.next_turn(id, 0);
+                    }
                     if pokable && std::mem::take(&mut one.poked) {
                         one.machine.on(Outcome::Poked, now);
                         return self.next_turn(id, 0);
@@ -278,6 +290,25 @@ impl World {
         }
     }
 
+    /// What some loops have read is over, as the hub found: they list anew.
+    pub fn follow_outdated(&mut self, replica: usize) {
+        let now = tokio::time::Instant::from_std(self.instant());
+        let place = &mut self.replicas[replica];
+        let life = place.life;
+        let mut cut_short = Vec::new();
+        for (resource, one) in &mut place.loops {
+            one.outdated |= one.poke.take() == Outcome::Outdated;
+            if one.outdated && one.watch.as_ref().is_some_and(|watch| watch.pokable) {
+                one.outdated = false;
+                one.machine.on(Outcome::Outdated, now);
+                cut_short.push(LoopId { replica, life, resource: resource.clone(), turn: one.turn });
+            }
+        }
+        for id in cut_short {
+            self.next_turn(id, 0);
+        }
+    }
+
     /// Changes of a resource are there to be watched.
     pub fn changed(&mut self, resource: &Resource) {
         let watching = self.replicas.iter().enumerate().filter_map(|(replica, place)| {
@@ -352,6 +383,7 @@ impl World {
         self.follow_namespaces(replica, &hub);
         let life = self.replicas[replica].life;
         self.after(5, Do::Fetch(replica, life));
+        self.proves(replica);
         self.looked_at(replica);
     }
 
@@ -381,6 +413,7 @@ impl World {
             self.start_loop(replica, resource);
         } else if !wanted && there {
             self.replicas[replica].loops.remove(&resource);
+            hub.pokes.set(&resource, None);
             hub.apply(IndexEvent::Dropped(resource), self.instant());
         }
     }
@@ -392,9 +425,9 @@ impl World {
         let mut early = hub.take_unfetched();
         early.append(&mut self.replicas[replica].early);
         let resource = crate::stock::config_maps();
-        early.retain(|key| {
-            let object = self.api.get(&resource, key).cloned();
-            object.is_some_and(|object| !hub.apply_fetched(key, object, self.instant()))
+        early.retain(|(resource, key)| {
+            let object = self.api.get(resource, key).cloned();
+            object.is_some_and(|object| !hub.apply_fetched(resource, key, object, self.instant()))
         });
         if !early.is_empty() {
             self.replicas[replica].early = early;

@@ -128,7 +128,7 @@ impl Oracle {
                 out.push(Event::Withdrawn { node: None, key, uid: uid.into() });
                 self.version(name, &version, out);
             }
-            Resource::ControllerRevisions | Resource::Namespaces => {}
+            Resource::ControllerRevisions | Resource::Namespaces | Resource::Secrets(_) => {}
         }
     }
 

@@ -35,7 +35,7 @@ impl Plan {
     /// The plan of a seed; without `restores` the cluster is never restored.
     pub fn draw(rng: &mut Rng, restores: bool) -> Self {
         let slow = |rng: &mut Rng, quick: u64, slow: u64| if rng.chance(70) { quick } else { slow };
-        Self {
+        let mut plan = Self {
             nodes: rng.index(3) + 1,
             busy: rng.range(10_000, 45_000),
             change_every: slow(rng, 3_000, 500),
@@ -48,6 +48,9 @@ impl Plan {
             admit_all: rng.chance(70),
             no_controller: rng.chance(20),
             restore: rng.chance(50) && restores,
-        }
+        };
+        // Without a controller no mark is raised, and what nobody lives to remember cannot be known.
+        plan.no_controller &= !plan.restore;
+        plan
     }
 }

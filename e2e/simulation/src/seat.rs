@@ -13,7 +13,7 @@ use selvedge_hub::index::{Index, ObjectKey, Part, Resource};
 use selvedge_hub::resyncs::Turn;
 use selvedge_hub::session::{Closed, Output, Session, Sync, View};
 use selvedge_hub::sessions::Inbox;
-use selvedge_hub::status::{self, Book, Job, Target, Work, Written};
+use selvedge_hub::status::{self, Begun, Book, Job, Target, Work, Written};
 use selvedge_model::{EntryKey, EntryKind};
 use selvedge_protocol::agent::{
     self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub,
@@ -87,12 +87,14 @@ impl Seat {
         };
         let outputs = self.session.receive(message, view(&hub.index(), &hub, now));
         if let Some(refused) = ack {
+            let any_refused = !refused.is_empty();
             let keys = refused.into_iter().filter_map(|refusal| EntryKey::try_from(refusal.key?).ok());
             for key in keys.filter(|key| key.kind == EntryKind::Device) {
                 self.book.device_news(&ObjectKey::new(&key.namespace, &key.name), now);
             }
             self.count_held();
-            self.book.news(now, true);
+            let answered = EntryKind::ALL.into_iter().map(|kind| self.session.holds(kind)).sum();
+            self.book.acked(answered, any_refused, now);
         }
         self.follow(outputs, now)
     }
@@ -148,7 +150,10 @@ impl Seat {
                     follows.down.push(message);
                 }
                 Output::Report(report) => self.book.report(report, now),
-                Output::Poke(resources) => follows.pokes.extend(resources),
+                Output::Poke(resources) => {
+                    follows.pokes.extend(resources);
+                    self.hub.cluster_wanted.notify_one();
+                }
                 Output::Admit(bytes) => self.turn = self.hub.resyncs.queue(bytes),
                 Output::Resynced | Output::Fault(_) => {}
                 Output::Close(closed) => {
@@ -177,6 +182,7 @@ impl Seat {
         }
         self.look(now);
         self.inbox.waits.store(self.session.waits(), std::sync::atomic::Ordering::Relaxed);
+        self.inbox.unmarked.store(self.session.is_unmarked(), std::sync::atomic::Ordering::Relaxed);
         follows
     }
 
@@ -212,19 +218,20 @@ impl Seat {
         for job in self.book.jobs(now, WRITES.saturating_sub(self.writes)) {
             self.writes += 1;
             match self.work(job, now) {
-                Ok(work) => begun.push(work),
-                Err(target) => ended.push((target, Written::gone())),
+                Begun::Write(work) => begun.push(work),
+                Begun::Ended(target, written) => ended.push((target, written)),
+                Begun::Later => self.writes -= 1,
             }
         }
         (begun, ended)
     }
 
     /// What a job writes: the shipped function, with a time that stands still.
-    fn work(&mut self, job: Job, now: Instant) -> Result<Work, Target> {
+    fn work(&mut self, job: Job, now: Instant) -> Begun {
         let hub = self.hub.clone();
         let index = hub.index();
         let time = || jiff::Timestamp::UNIX_EPOCH;
-        status::work(job, &mut self.book, &self.session, view(&index, &hub, now), false, time)
+        status::work(job, &mut self.book, &self.session, view(&index, &hub, now), false, &hub.recall, time)
     }
 
     /// A write ended: what the agent is told.
@@ -232,7 +239,10 @@ impl Seat {
         self.writes -= 1;
         let newer = written.newer;
         let mut follows = Follows::default();
-        let verdicts = self.book.written(target, written);
+        if let Some(known) = &written.known {
+            self.hub.recall.keep(target, known);
+        }
+        let verdicts = self.book.written(target, &written);
         if !verdicts.is_empty() {
             follows.down.push(ToAgent::Verdicts(wire::Verdicts { verdicts }));
         }

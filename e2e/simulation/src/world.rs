@@ -22,6 +22,7 @@ use crate::controllers::Rollouts;
 use crate::loops::{Answer, Replica};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::restore::ClusterMap;
 use crate::rng::Rng;
 
 /// Something that is due.
@@ -84,8 +85,14 @@ pub enum Do {
     Restore,
     /// A person accepts the restore.
     Accept,
-    /// A replica reads the cluster's identity.
+    /// A replica reads what the cluster says of itself, again and again.
     Cluster(usize, u32),
+    /// The same, because somebody waits.
+    ClusterOnce(usize, u32),
+    /// The leader raises its mark.
+    Mark,
+    /// The leader hears of a proof of a restore.
+    Proved(u64),
 }
 
 /// One loop of one life of a replica, at one turn: what is due for an earlier turn is void.
@@ -116,8 +123,8 @@ pub struct World {
     pub connections: BTreeMap<u64, Connection>,
     /// Faults have stopped.
     pub calm: bool,
-    /// Of the cluster.
-    pub epoch: u64,
+    /// What the cluster says of itself.
+    pub cluster: ClusterMap,
     /// What a restore took away, until that is accepted; none: there was none, or it is accepted.
     pub taken: Option<Vec<(Resource, Value)>>,
     /// Numbers for uids, values, states: each is used once.
@@ -147,7 +154,7 @@ impl World {
             parked: BTreeMap::new(),
             connections: BTreeMap::new(),
             calm: false,
-            epoch: 0,
+            cluster: ClusterMap::default(),
             taken: None,
             fresh: 0,
             base,
@@ -204,7 +211,10 @@ impl World {
             Do::Heal(replica) => self.heal(replica),
             Do::Restore => self.restore(),
             Do::Accept => self.accept(),
-            Do::Cluster(replica, life) => self.read_cluster(replica, life),
+            Do::Cluster(replica, life) => self.follow_cluster(replica, life),
+            Do::ClusterOnce(replica, life) => self.read_cluster(replica, life),
+            Do::Mark => self.mark(),
+            Do::Proved(epoch) => self.proved(epoch),
         }
     }
 

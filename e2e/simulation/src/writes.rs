@@ -4,6 +4,7 @@
 use selvedge_history::Event;
 use selvedge_hub::index::{ObjectKey, Resource};
 use selvedge_hub::status::{Decision, Known, Target, Work, Written, decide, fenced_by};
+use selvedge_model::SessionId;
 use selvedge_protocol::agent::verdict::Code;
 use serde_json::Value;
 
@@ -32,6 +33,7 @@ impl World {
         let instant = self.instant();
         let Some(seat) = self.connections.get_mut(&number).and_then(|c| c.seat.as_mut()) else { return };
         let (begun, ended) = seat.begin_writes(instant);
+        let session = seat.session().id();
         for mut work in begun {
             match work.known.take() {
                 Some(known) => self.attempt(number, Box::new(work), known),
@@ -42,6 +44,9 @@ impl World {
             }
         }
         for (target, written) in ended {
+            if written.code == Code::Written {
+                self.observe(&target, session, false);
+            }
             self.after(0, Do::Wrote(number, target, written));
         }
     }
@@ -58,7 +63,7 @@ impl World {
         match self.api.get(&resource, &key) {
             None => self.after(1, Do::Wrote(number, work.target, refused("NotFound"))),
             Some(object) if object["metadata"]["uid"] != work.uid.as_str() => {
-                self.after(1, Do::Wrote(number, work.target, refused("OtherUid")));
+                self.after(1, Do::Wrote(number, work.target, Written::gone()));
             }
             Some(object) => {
                 let known = Known::of(object);
@@ -77,7 +82,7 @@ impl World {
                 self.after(0, Do::Wrote(number, work.target, written));
             }
             Decision::Unchanged => {
-                self.observe(&work, false);
+                self.observe(&work.target, work.session, false);
                 self.after(0, Do::Wrote(number, work.target, done(Code::Written, known, None)));
             }
             Decision::Patch(patch) => self.after(latency, Do::Patch(number, work, patch)),
@@ -99,7 +104,7 @@ impl World {
                 self.after(latency, Do::Wrote(number, work.target, written));
             }
             Ok(object) => {
-                self.observe(&work, true);
+                self.observe(&work.target, work.session, true);
                 self.changed(&resource);
                 if !self.calm && self.rng.chance(3) {
                     // The answer is lost: the writer does not know that it was done.
@@ -120,13 +125,13 @@ impl World {
     }
 
     /// What the API says now of the keys of an object; `wrote`: by this write.
-    fn observe(&mut self, work: &Work, wrote: bool) {
-        let (resource, key) = place(&work.target);
+    fn observe(&mut self, target: &Target, session: SessionId, wrote: bool) {
+        let (resource, key) = place(target);
         let Some(object) = self.api.get(&resource, &key).cloned() else { return };
-        let (session, status) = (work.session, &object["status"]);
+        let status = &object["status"];
         let uid: selvedge_history::Name = object["metadata"]["uid"].as_str().unwrap_or_default().into();
         let number = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
-        match &work.target {
+        match target {
             Target::Device(key) if wrote => {
                 let node = object["spec"]["nodeName"].as_str().unwrap_or_default().into();
                 let says = status["properties"][0]["reported"].as_u64().unwrap_or(0);

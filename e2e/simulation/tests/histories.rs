@@ -44,16 +44,20 @@ fn judge(seeds: impl IntoIterator<Item = u64>, restores: bool) {
     assert!(failed.is_empty(), "seeds that failed, maybe among others: {failed:?}");
 }
 
-#[test]
-fn every_history_keeps_the_invariants() {
+fn every_history(restores: bool) {
     let Some(seed) = number("SELVEDGE_SEED") else {
-        return judge(0..number("SELVEDGE_HISTORIES").unwrap_or(HISTORIES), false);
+        return judge(0..number("SELVEDGE_HISTORIES").unwrap_or(HISTORIES), restores);
     };
-    let run = run(seed, base(), false);
+    let run = run(seed, base(), restores);
     for (nth, (at, event)) in (1..).zip(&run.events) {
         println!("{nth} {at} {event:?}");
     }
     assert!(run.violations.is_empty(), "{}", run.report(seed));
+}
+
+#[test]
+fn every_history_keeps_the_invariants() {
+    every_history(false);
 }
 
 #[test]
@@ -62,12 +66,13 @@ fn seeds_that_failed_once_do_not_fail_again() {
     judge(seeds.filter_map(|line| line.split_whitespace().next()?.parse().ok()), false);
 }
 
-/// What a restore takes away may still go before somebody accepts it, where the proof was masked: revisions that
-/// rose past what an absent node had seen before any replica compared them.
+/// What a restore takes away stays, and what it brings back goes nowhere, until somebody accepts it. Of 150 histories
+/// two fail (22: a live session is offered what a raised restore brought back; 29: a report counts as written by a
+/// status that the restore took away).
 #[test]
-#[ignore = "does not hold yet"]
+#[ignore = "does not hold in every history yet"]
 fn every_history_with_restores_keeps_the_invariants() {
-    judge(0..number("SELVEDGE_HISTORIES").unwrap_or(HISTORIES), true);
+    every_history(true);
 }
 
 #[test]

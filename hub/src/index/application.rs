@@ -10,13 +10,13 @@ use selvedge_model::overrides::{self, Override};
 use selvedge_model::pod::{self, PodTemplate};
 use selvedge_model::rollout::{Rollout, position};
 use selvedge_model::selector::Selector;
-use selvedge_model::{ContentHash, EntryKey, EntryKind, Reference};
+use selvedge_model::{ContentHash, Reference, ReferenceKind};
 use selvedge_protocol::MAX_BODY_BYTES;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::configmap::Version;
 use super::node::unknown_node;
+use super::reference::Version;
 use super::{Body, Index, Node, ObjectKey, Part, Present, Reason, Slot, Slots, Touched, raw, workload_entry};
 
 /// Revisions on which a late node stays, by application.
@@ -43,8 +43,8 @@ pub struct Revision {
     selector: Selector,
     template: Value,
     overrides: Vec<Override>,
-    /// ConfigMaps that the template names, and whether all mentions are optional.
-    config_maps: BTreeMap<String, bool>,
+    /// ConfigMaps and Secrets that the template names, and whether all mentions are optional.
+    references: BTreeMap<(ReferenceKind, String), bool>,
     /// Why it cannot be used.
     fault: Option<String>,
     /// Bodies made from it: nodes with the same overrides and references share one.
@@ -89,9 +89,9 @@ impl Revision {
         let typed = PodTemplate::deserialize(&template)
             .map_err(|error| note("its template", error))
             .unwrap_or_default();
-        let config_maps = pod::config_maps(&typed);
+        let references = pod::references(&typed);
         let resolved = Mutex::default();
-        Self { application, content, selector, template, overrides, config_maps, fault, resolved }
+        Self { application, content, selector, template, overrides, references, fault, resolved }
     }
 
     pub(super) fn selects(&self, node: &Node) -> bool {
@@ -103,12 +103,12 @@ impl Revision {
         self.fault.is_none() && !self.selector.matches(&node.labels)
     }
 
-    pub(super) fn names(&self, config_map: &str) -> bool {
-        self.config_maps.contains_key(config_map)
+    pub(super) fn names(&self, kind: ReferenceKind, name: &str) -> bool {
+        self.references.keys().any(|(of, named)| *of == kind && named == name)
     }
 
-    pub(super) fn names_any(&self) -> bool {
-        !self.config_maps.is_empty()
+    pub(super) fn names_any(&self, kind: ReferenceKind) -> bool {
+        self.references.keys().any(|(of, _)| *of == kind)
     }
 
     pub(super) fn forget_resolved(&mut self) {
@@ -172,8 +172,8 @@ impl Index {
             }
             return Touched::default();
         }
-        let names = |revision: &Option<Revision>| -> BTreeSet<String> {
-            revision.iter().flat_map(|revision| revision.config_maps.keys().cloned()).collect()
+        let names = |revision: &Option<Revision>| -> BTreeSet<(ReferenceKind, String)> {
+            revision.iter().flat_map(|revision| revision.references.keys().cloned()).collect()
         };
         let named: BTreeSet<_> = names(&old).into_iter().chain(names(&new)).collect();
         let mut touched = Touched::default();
@@ -196,8 +196,9 @@ impl Index {
         if let Some(new) = new {
             self.revisions.insert(key.clone(), new);
         }
-        for name in named {
-            self.want_config_map(&ObjectKey { namespace: key.namespace.clone(), name: name.as_str().into() });
+        for (kind, name) in named {
+            let key = ObjectKey { namespace: key.namespace.clone(), name: name.as_str().into() };
+            self.want_reference(kind, &key);
         }
         touched
     }
@@ -227,8 +228,8 @@ impl Index {
         self.target_of(node, application).is_some_and(|(node, revision)| revision.deselects(node))
     }
 
-    /// All workloads of a node and the ConfigMaps that they name. An application without rollout state, or
-    /// whose revision is not here, is left out: which nodes it concerns is not known (an agent's row of it is
+    /// All workloads of a node, and the ConfigMaps and Secrets that they name. An application without rollout state,
+    /// or whose revision is not here, is left out: which nodes it concerns is not known (an agent's row of it is
     /// held, see `unlisted`).
     pub(super) fn workloads(&self, node: &str, pins: &Pins) -> Slots {
         let mut slots = Slots::new();
@@ -337,15 +338,21 @@ impl Index {
         revision: &Revision,
     ) -> Result<(Vec<Reference>, Vec<&Version>), Slot> {
         let (mut references, mut versions) = (Vec::new(), Vec::new());
-        for (name, optional) in &revision.config_maps {
-            let version = match self.config_map(namespace, name)? {
+        for ((kind, name), optional) in &revision.references {
+            let of = kind.name();
+            let version = match self.reference(*kind, namespace, name)? {
                 Some(version) if version.body.bytes.len() > MAX_BODY_BYTES => {
                     return Err(Slot::held(
                         Reason::TooLarge,
                         format!(
-                            "ConfigMap {namespace}/{name} takes {} bytes on its way to a node, and {MAX_BODY_BYTES} are the \
-                             limit: split it, or put what is not text into binaryData",
-                            version.body.bytes.len()
+                            "{of} {namespace}/{name} takes {} bytes on its way to a node, and {MAX_BODY_BYTES} are the \
+                             limit: split it{}",
+                            version.body.bytes.len(),
+                            if *kind == ReferenceKind::ConfigMap {
+                                ", or put what is not text into binaryData"
+                            } else {
+                                ""
+                            },
                         ),
                     ));
                 }
@@ -357,11 +364,11 @@ impl Index {
                 None => {
                     return Err(Slot::held(
                         Reason::MissingReference,
-                        format!("ConfigMap {namespace}/{name} does not exist"),
+                        format!("{of} {namespace}/{name} does not exist"),
                     ));
                 }
             };
-            references.push(Reference { kind: "ConfigMap".into(), name: name.clone(), version });
+            references.push(Reference { kind: of.into(), name: name.clone(), version });
         }
         Ok((references, versions))
     }
@@ -387,19 +394,16 @@ impl Index {
         body
     }
 
-    /// Revisions of a namespace that name a ConfigMap.
-    pub(super) fn naming<'a>(&'a mut self, key: &'a ObjectKey) -> impl Iterator<Item = &'a mut Revision> {
+    /// Revisions of a namespace that name an object of it.
+    pub(super) fn naming<'a>(
+        &'a mut self,
+        kind: ReferenceKind,
+        key: &'a ObjectKey,
+    ) -> impl Iterator<Item = &'a mut Revision> {
         self.revisions
             .iter_mut()
             .filter(|(revision, _)| revision.namespace == key.namespace)
             .map(|(_, revision)| revision)
-            .filter(|revision| revision.names(&key.name))
-    }
-}
-
-impl Version {
-    fn entry_key(&self, namespace: &str) -> EntryKey {
-        let version = self.version.to_string();
-        EntryKey { version, ..EntryKey::new(EntryKind::ConfigMap, namespace, &self.name) }
+            .filter(move |revision| revision.names(kind, &key.name))
     }
 }

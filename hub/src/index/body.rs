@@ -1,6 +1,7 @@
 //! Bodies of entries: encoded once, one allocation for all that are alike.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -8,12 +9,19 @@ use selvedge_model::{ContentHash, canonical_json};
 use serde_json::Value;
 
 /// Canonical JSON of an entry and its hash.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Body {
     /// BLAKE3 of `bytes`.
     pub hash: ContentHash,
     /// Canonical JSON.
     pub bytes: Bytes,
+}
+
+/// By hash alone: it may be a Secret's.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} of {} bytes", self.hash, self.bytes.len())
+    }
 }
 
 /// Below this many bodies dead ones are not looked for: finding them would cost more than they hold.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use selvedge_model::ReferenceKind;
 use serde_json::Value;
 
 /// An API resource that the index is made from. Its text names it in watermarks.
@@ -24,6 +25,8 @@ pub enum Resource {
     Devices,
     /// Of one enabled namespace.
     ConfigMaps(Arc<str>),
+    /// Of one enabled namespace in which something names one.
+    Secrets(Arc<str>),
 }
 
 impl Resource {
@@ -36,6 +39,25 @@ impl Resource {
         Self::DeviceModels,
         Self::Devices,
     ];
+
+    /// Objects of a kind that pod templates name, in one namespace.
+    #[must_use]
+    pub fn of_references(kind: ReferenceKind, namespace: &Arc<str>) -> Self {
+        match kind {
+            ReferenceKind::ConfigMap => Self::ConfigMaps(namespace.clone()),
+            ReferenceKind::Secret => Self::Secrets(namespace.clone()),
+        }
+    }
+
+    /// The reverse of [`Resource::of_references`]; none: it is of the core.
+    #[must_use]
+    pub fn references(&self) -> Option<(ReferenceKind, &Arc<str>)> {
+        match self {
+            Self::ConfigMaps(namespace) => Some((ReferenceKind::ConfigMap, namespace)),
+            Self::Secrets(namespace) => Some((ReferenceKind::Secret, namespace)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Resource {
@@ -48,6 +70,7 @@ impl fmt::Display for Resource {
             Self::DeviceModels => f.write_str("devicemodels"),
             Self::Devices => f.write_str("devices"),
             Self::ConfigMaps(namespace) => write!(f, "configmaps/{namespace}"),
+            Self::Secrets(namespace) => write!(f, "secrets/{namespace}"),
         }
     }
 }
@@ -80,7 +103,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// One thing that a list-watch loop saw.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Event {
     /// The object is there, in this state. Raw JSON, whole.
     Applied(Resource, Value),
@@ -115,12 +138,32 @@ pub enum Event {
     Dropped(Resource),
 }
 
+/// Objects by name alone: they may be Secrets.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Applied(resource, object) => {
+                let key = super::raw::key(object).map(|key| key.to_string()).unwrap_or_default();
+                write!(f, "{resource}: {key} is at {}", super::raw::revision(object))
+            }
+            Self::Gone { resource, key, revision, watched } => {
+                write!(f, "{resource}: {key} is gone at {revision}, watched: {watched}")
+            }
+            Self::Reached(resource, revision) => write!(f, "{resource}: reached {revision}"),
+            Self::Listed(resource, revision) => write!(f, "{resource}: listed at {revision}"),
+            Self::Recent { resource, revision, .. } => write!(f, "{resource}: is recent at {revision}"),
+            Self::WentBack(resource) => write!(f, "{resource}: went back"),
+            Self::Dropped(resource) => write!(f, "{resource}: dropped"),
+        }
+    }
+}
+
 /// A part of a node's set that is resolved in one go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// NodeSettings.
     Settings,
-    /// All workloads and the ConfigMaps that they name: at most 64 applications a node.
+    /// All workloads, and the ConfigMaps and Secrets that they name: at most 64 applications a node.
     Workloads,
     /// One device.
     Device(ObjectKey),

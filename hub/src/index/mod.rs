@@ -8,32 +8,32 @@
 
 mod application;
 mod body;
-mod configmap;
 mod device;
 mod event;
 mod namespace;
 mod node;
 mod raw;
 mod recent;
+mod reference;
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use selvedge_model::{EntryKey, EntryKind, Watermark};
+use selvedge_model::{EntryKey, EntryKind, ReferenceKind, VersionKey, Watermark};
 use serde_json::Value;
 
 pub use application::Pins;
 use application::{Application, Revision};
 use body::Bodies;
 pub use body::Body;
-use configmap::ConfigMaps;
 pub use device::DeviceStands;
 use device::{Device, Model};
 pub use event::{Event, ObjectKey, Part, Resource, Touched};
 pub use node::Node;
 pub use recent::ACCEPT_ANNOTATION;
 use recent::Recent;
+use reference::References;
 pub use slot::{Held, Present, Reason, Slot};
 
 /// Slots of a node by key; absent keys are left out.
@@ -53,12 +53,14 @@ pub struct Index {
     placed: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
     /// Devices by model.
     modelled: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    config_maps: HashMap<Arc<str>, ConfigMaps>,
+    references: BTreeMap<(ReferenceKind, Arc<str>), References>,
+    /// What versions of Secrets are hashed with.
+    version_key: Option<VersionKey>,
     /// Late nodes by the revision that they were resolved with, as their sessions asked. One that is not late
     /// any more is touched once for nothing.
     pinned: Mutex<BTreeMap<ObjectKey, BTreeSet<Arc<str>>>>,
-    /// ConfigMaps that are named but whose data was dropped when they were decoded.
-    unfetched: BTreeSet<ObjectKey>,
+    /// Objects that are named but whose data was dropped when they were read.
+    unfetched: BTreeSet<(ReferenceKind, ObjectKey)>,
     listed: BTreeSet<Resource>,
     reached: Watermark,
     recent: Recent,
@@ -89,10 +91,8 @@ impl Index {
             Event::Listed(resource, revision) => {
                 self.raise(&resource, revision);
                 self.listed.insert(resource.clone());
-                match resource {
-                    Resource::ConfigMaps(namespace) => self.config_maps_listed(&namespace, true),
-                    _ => Touched::default(),
-                }
+                self.recent.listed(resource.clone(), self.reached.epoch);
+                self.followed(&resource, true)
             }
             Event::Recent { resource, revision, asked } => {
                 self.recent.said(resource, revision, asked);
@@ -105,10 +105,7 @@ impl Index {
             Event::Dropped(resource) => {
                 self.listed.remove(&resource);
                 self.reached.revisions.remove(&resource.to_string());
-                match resource {
-                    Resource::ConfigMaps(namespace) => self.config_maps_listed(&namespace, false),
-                    _ => Touched::default(),
-                }
+                self.followed(&resource, false)
             }
         }
     }
@@ -121,7 +118,15 @@ impl Index {
             Resource::ControllerRevisions => self.change_revision(key, object),
             Resource::DeviceModels => self.change_model(key, object),
             Resource::Devices => self.change_device(key, object),
-            Resource::ConfigMaps(_) => self.change_config_map(key, object),
+            Resource::ConfigMaps(_) => self.change_reference(ReferenceKind::ConfigMap, key, object),
+            Resource::Secrets(_) => self.change_reference(ReferenceKind::Secret, key, object),
+        }
+    }
+
+    fn followed(&mut self, resource: &Resource, listed: bool) -> Touched {
+        match resource.references() {
+            Some((kind, namespace)) => self.references_listed(kind, namespace, listed),
+            None => Touched::default(),
         }
     }
 
@@ -147,8 +152,8 @@ impl Index {
         &self.reached
     }
 
-    /// In which resources these caches are older than `watermark`. A namespace of ConfigMaps that is not
-    /// followed here holds nobody.
+    /// In which resources these caches are older than `watermark`. A namespace of ConfigMaps or Secrets that
+    /// is not followed here holds nobody.
     #[must_use]
     pub fn behind(&self, watermark: &Watermark) -> Vec<Resource> {
         if self.reached.epoch > watermark.epoch {
@@ -158,7 +163,8 @@ impl Index {
             self.reached.revision(&resource.to_string()) < watermark.revision(&resource.to_string())
         };
         let core = Resource::CORE.iter().filter(|resource| older(resource)).cloned();
-        let followed = self.config_maps.keys().map(|namespace| Resource::ConfigMaps(namespace.clone()));
+        let followed =
+            self.references.keys().map(|(kind, namespace)| Resource::of_references(*kind, namespace));
         core.chain(followed.filter(older)).collect()
     }
 
@@ -199,7 +205,7 @@ impl Index {
     }
 
     /// What is desired under a key that a part did not list: what an agent holds beyond its set. ConfigMaps
-    /// are wanted as long as a listed workload names them.
+    /// and Secrets are wanted as long as a listed workload names them.
     #[must_use]
     pub fn unlisted(&self, node: &str, key: &EntryKey, pins: &Pins) -> Slot {
         let source = ObjectKey::new(&key.namespace, &key.name);
@@ -259,22 +265,31 @@ impl Index {
             Resource::ControllerRevisions => self.revisions.keys().cloned().collect(),
             Resource::DeviceModels => self.models.keys().cloned().collect(),
             Resource::Devices => self.devices.keys().cloned().collect(),
-            Resource::ConfigMaps(namespace) => {
-                self.config_maps.get(namespace).map_or_else(Vec::new, |maps| maps.keys(namespace))
-            }
+            Resource::ConfigMaps(namespace) => self.reference_keys(ReferenceKind::ConfigMap, namespace),
+            Resource::Secrets(namespace) => self.reference_keys(ReferenceKind::Secret, namespace),
         }
+    }
+
+    fn reference_keys(&self, kind: ReferenceKind, namespace: &Arc<str>) -> Vec<ObjectKey> {
+        let references = self.references.get(&(kind, namespace.clone()));
+        references.map_or_else(Vec::new, |references| references.keys(namespace))
     }
 
     /// Numbers for metrics: resource and how many objects of it are held.
     #[must_use]
-    pub fn sizes(&self) -> [(&'static str, usize); 6] {
+    pub fn sizes(&self) -> [(&'static str, usize); 7] {
+        let references = |of| {
+            let of_kind = self.references.iter().filter(move |((kind, _), _)| *kind == of);
+            of_kind.map(|(_, references)| references.len()).sum()
+        };
         [
             ("edgenodes", self.nodes.len()),
             ("edgeapplications", self.applications.len()),
             ("controllerrevisions", self.revisions.len()),
             ("devicemodels", self.models.len()),
             ("devices", self.devices.len()),
-            ("configmaps", self.config_maps.values().map(ConfigMaps::len).sum()),
+            ("configmaps", references(ReferenceKind::ConfigMap)),
+            ("secrets", references(ReferenceKind::Secret)),
         ]
     }
 

@@ -2,10 +2,13 @@
 //! it is accepted (sync rule 8).
 //!
 //! An *epoch* is one history of the cluster. The cluster's stands in its ConfigMap, raised by hand after a restore;
-//! the annotation [`ACCEPT_ANNOTATION`] raises it for one node.
+//! the annotation [`ACCEPT_ANNOTATION`] raises it for one node. Beside it stand the marks of the cluster's
+//! [`History`], and in which epoch a restore was proved.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+use selvedge_model::History;
 
 use super::{Index, Resource};
 
@@ -16,17 +19,29 @@ pub const ACCEPT_ANNOTATION: &str = "selvedge.dev/accept-restore";
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
+    /// The epoch in which a resource was listed last.
+    listed: BTreeMap<Resource, u64>,
     /// Most recent revision of a resource, and when it was asked for.
     lists: BTreeMap<Resource, (u64, Instant)>,
     /// Proofs of a restore.
     restores: u64,
     /// When the answer that names the epoch was asked for.
     cluster: Option<Instant>,
+    /// As last read.
+    history: History,
+    /// How many marks were read one after the other.
+    marks: u64,
+    /// The epoch in which a restore was proved last, here or elsewhere.
+    restored: Option<u64>,
 }
 
 impl Recent {
     pub(super) fn said(&mut self, resource: Resource, revision: u64, asked: Instant) {
         self.lists.insert(resource, (revision, asked));
+    }
+
+    pub(super) fn listed(&mut self, resource: Resource, epoch: u64) {
+        self.listed.insert(resource, epoch);
     }
 
     pub(super) fn went_back(&mut self) {
@@ -42,6 +57,12 @@ impl Index {
         (*asked >= since).then_some(*revision)
     }
 
+    /// Whether a resource was listed last in an epoch that is over.
+    #[must_use]
+    pub fn is_listed_before(&self, resource: &Resource) -> bool {
+        self.recent.listed.get(resource).is_some_and(|epoch| *epoch < self.reached.epoch)
+    }
+
     /// How often a restore was proved: what was said of the caches before holds no more.
     #[must_use]
     pub fn restores(&self) -> u64 {
@@ -52,6 +73,42 @@ impl Index {
     #[must_use]
     pub fn epoch(&self, node: &str) -> u64 {
         self.reached.epoch.max(self.nodes.get(node).map_or(0, |node| node.accepts))
+    }
+
+    /// The marks of the cluster's history, as last read.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.recent.history
+    }
+
+    /// The marks were read. False: what was read before is not among them, so the cluster was restored.
+    pub fn read_history(&mut self, history: History) -> bool {
+        let recent = &mut self.recent;
+        let before = std::mem::replace(&mut recent.history, history);
+        recent.marks += u64::from(recent.history.latest() != before.latest());
+        recent.history.includes(before.latest())
+    }
+
+    /// How many marks were read one after the other: the second one after a moment was written after it.
+    #[must_use]
+    pub fn marks(&self) -> u64 {
+        self.recent.marks
+    }
+
+    /// In this epoch a restore was proved. True: that is news, and all that was answered is to be compared again.
+    pub fn restored_in(&mut self, epoch: u64) -> bool {
+        let news = self.recent.restored < Some(epoch);
+        if news {
+            self.recent.restored = Some(epoch);
+            self.recent.restores += 1;
+        }
+        news
+    }
+
+    /// Whether a restore was proved that nobody has accepted for this node.
+    #[must_use]
+    pub fn is_restored(&self, node: &str) -> bool {
+        self.recent.restored >= Some(self.epoch(node))
     }
 
     /// The cluster's epoch was read: the request was sent at `asked`.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use selvedge_model::{ReferenceKind, VersionKey};
 use serde_json::{Value, json};
 
 use selvedge_protocol::MAX_BODY_BYTES;
@@ -72,7 +73,8 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
                 "data": {
                     "selector": {"matchExpressions": [{"key": "tier", "operator": "In", "values": tier}]},
                     "template": {"spec": {"containers": [{"name": "c", "image": format!("web:{which}"),
-                        "envFrom": [{"configMapRef": {"name": "settings", "optional": optional}}]}]}},
+                        "envFrom": [{"configMapRef": {"name": "settings", "optional": optional}},
+                            {"secretRef": {"name": "settings", "optional": optional}}]}]}},
                     "overrides": [{"name": "b", "selector": {"matchLabels": {"tier": "b"}},
                         "containers": [{"name": "c", "image": "web:b"}]}],
                 },
@@ -83,6 +85,13 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
     let config_map = (0..3_u8).prop_map(|value| {
         let object = json!({"metadata": {"uid": "s"}, "data": {"KEY": value.to_string()}});
         change(Resource::ConfigMaps("shop".into()), "shop", "settings", (value > 0).then_some(object))
+    });
+    let secret = (0..4_u8).prop_map(|value| {
+        // Base64 of a digit, and under value 3 created anew.
+        let uid = if value == 3 { "t" } else { "s" };
+        let object =
+            json!({"metadata": {"uid": uid}, "type": "Opaque", "data": {"PIN": format!("M{value}==")}});
+        change(Resource::Secrets("shop".into()), "shop", "settings", (value > 0).then_some(object))
     });
     let model = (0..3_u8).prop_map(|maximum| {
         let object = json!({"metadata": {"uid": "m"}, "spec": {"properties": [
@@ -97,16 +106,27 @@ pub(crate) fn changes() -> impl Strategy<Value = Change> {
             "protocol": {"simulated": {}}, "desired": {property: desired}}});
         change(Resource::Devices, "shop", ["d1", "d2"][which], (desired > 0).then_some(object))
     });
-    prop_oneof![2 => node, 1 => namespace, 3 => application, 3 => revision, 2 => config_map, 1 => model, 2 => device]
+    prop_oneof![2 => node, 1 => namespace, 3 => application, 3 => revision, 2 => config_map, 2 => secret, 1 => model, 2 => device]
 }
 
 /// All that is there, by resource and key.
 pub(crate) type Objects = BTreeMap<(Resource, ObjectKey), Value>;
 
+/// Everything that the small world has.
+pub(crate) fn resources() -> impl Iterator<Item = Resource> {
+    let references = ReferenceKind::ALL.map(|kind| Resource::of_references(kind, &"shop".into()));
+    Resource::CORE.into_iter().chain(references)
+}
+
+pub(crate) fn version_key() -> VersionKey {
+    VersionKey::new(&[7; VersionKey::LENGTH]).unwrap()
+}
+
 /// An index whose lists were all empty.
 pub(crate) fn listed() -> Index {
     let mut index = Index::default();
-    for resource in Resource::CORE.into_iter().chain([Resource::ConfigMaps("shop".into())]) {
+    index.set_version_key(version_key());
+    for resource in resources() {
         index.apply(Event::Listed(resource, 1));
     }
     index
@@ -131,8 +151,7 @@ pub(crate) fn event(change: &Change, revision: u64) -> Event {
 /// Fetches what was dropped when nothing named it, as the feed does.
 pub(crate) fn fetch(index: &mut Index, objects: &Objects) -> BTreeSet<(Arc<str>, Part)> {
     let mut parts = BTreeSet::new();
-    for key in index.take_unfetched() {
-        let resource = Resource::ConfigMaps(key.namespace.clone());
+    for (resource, key) in index.take_unfetched() {
         if let Some(object) = objects.get(&(resource.clone(), key)) {
             parts.extend(index.apply(Event::Applied(resource, object.clone())).parts);
         }
@@ -173,7 +192,7 @@ proptest! {
 fn names(part: &Part, key: &str) -> bool {
     match part {
         Part::Settings => key.starts_with("NodeSettings"),
-        Part::Workloads => key.starts_with("Workload") || key.starts_with("ConfigMap"),
+        Part::Workloads => ["Workload", "ConfigMap", "Secret"].iter().any(|kind| key.starts_with(kind)),
         Part::Device(device) => key == format!("Device/{device}"),
     }
 }
@@ -190,6 +209,43 @@ fn bodies_that_are_alike_are_one_allocation() {
         slot => panic!("{slot:?}"),
     };
     assert!(Arc::ptr_eq(&body("a"), &body("b")));
+}
+
+#[test]
+fn secrets_are_followed_and_kept_only_while_something_names_them() {
+    let revision = |names: bool| {
+        let env = if names { json!([{"secretRef": {"name": "settings"}}]) } else { json!([]) };
+        let template = json!({"spec": {"containers": [{"name": "c", "image": "web", "envFrom": env}]}});
+        let object = json!({"metadata": {"labels": {"selvedge.dev/application": "web"}},
+            "data": {"selector": {}, "template": template}});
+        event(&change(Resource::ControllerRevisions, "shop", "r1", Some(object)), 3)
+    };
+    let labels = json!({"selvedge.dev/edge": "enabled"});
+    let namespace = change(Resource::Namespaces, "", "shop", Some(json!({"metadata": {"labels": labels}})));
+    let (shop, key) = (Resource::Secrets("shop".into()), ObjectKey::new("shop", "settings"));
+    let secret = || {
+        let object = json!({"metadata": {"uid": "s"}, "data": {"PIN": "TWFnaWM="}});
+        event(&change(shop.clone(), "shop", "settings", Some(object)), 4)
+    };
+    assert!(!format!("{:?}", secret()).contains("TWFnaWM"));
+
+    let mut index = Index::default();
+    for event in [event(&namespace, 2), revision(true), secret()] {
+        index.apply(event);
+    }
+    assert!(!index.to_follow().contains(&shop), "without the key no version can be named");
+    assert!(index.is_dropped(&shop, &key) && !format!("{index:?}").contains("TWFnaWM"));
+
+    index.set_version_key(version_key());
+    assert!(index.to_follow().contains(&shop));
+    index.apply(secret());
+    assert!(!index.is_dropped(&shop, &key) && !format!("{index:?}").contains("TWFnaWM"));
+
+    index.apply(revision(false));
+    assert!(index.is_dropped(&shop, &key), "nothing names it any more");
+    assert!(!index.to_follow().contains(&shop) && index.take_unfetched().is_empty());
+    index.apply(revision(true));
+    assert_eq!(index.take_unfetched(), [(shop, key)]);
 }
 
 #[test]

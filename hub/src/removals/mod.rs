@@ -90,6 +90,8 @@ pub enum CrdState {
     Going,
 }
 
+/// Why a removal waits for a moment: its CRD is being read.
+pub const CHECKING_CRD: &str = "CheckingCrd";
 /// A removal whose source was not seen to be deleted wants a CRD read no older than this.
 const FRESH: Duration = Duration::from_secs(10);
 /// Watched deletions that are remembered; the oldest are forgotten first. 64 Ki uids are 6 MB.
@@ -106,6 +108,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Uid under which the nodes have learned, as recorded outside this process; none: never heard.
+    recorded: Option<String>,
     /// Raised by every change of the CRD's uid.
     life: u32,
     uid: Option<String>,
@@ -173,6 +177,22 @@ impl Removals {
         }
     }
 
+    /// Under this uid of a CRD the nodes have learned what they hold, as is recorded for all hubs. The first word
+    /// stands for what this process would know had it run for ever; a later one says that a person has accepted
+    /// the CRD as it is.
+    pub fn learned_under(&self, crd: Crd, uid: &str) {
+        let mut inner = self.lock();
+        let known = inner.crds.entry(crd).or_default();
+        let before = known.recorded.replace(uid.to_owned());
+        match &known.uid {
+            // The CRD is read after this, and compared.
+            None => known.uid = Some(uid.to_owned()),
+            Some(present) if before.is_none() && present != uid => known.life = known.life.max(1),
+            Some(present) if before.is_some_and(|before| before != uid) && present == uid => known.life = 0,
+            Some(_) => {}
+        }
+    }
+
     /// Whether a watched deletion of an EdgeNode means what it says: its CRD stands.
     #[must_use]
     pub fn farewell(&self, uid: &str, now: Instant) -> Removal {
@@ -210,7 +230,7 @@ impl Gate for Removals {
             if known.read < since || known.read.is_none() {
                 inner.asked.insert(crd);
                 self.wanted.notify_one();
-                return Removal::Held("CheckingCrd");
+                return Removal::Held(CHECKING_CRD);
             }
             // Under another CRD than the one that it was learned from, only what was deleted there goes.
             let learned = deletion.map_or(0, |deletion| deletion.life);

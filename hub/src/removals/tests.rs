@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use selvedge_model::crds::CRDS;
 use selvedge_model::{EntryKey, EntryKind};
 
 use super::{Crd, CrdState, Gate as _, Removal, Removals};
@@ -42,6 +43,60 @@ fn a_deleted_crd_removes_nothing_and_a_re_created_one_only_what_was_deleted_unde
     assert_eq!(removals.ask(&app(), "new", false, now), Removal::Allowed);
     removals.release(EntryKind::Workload);
     assert_eq!(removals.ask(&app(), "old", false, now), Removal::Allowed);
+}
+
+#[test]
+fn a_hub_that_starts_after_a_crd_was_created_anew_knows_the_old_one() {
+    let now = start();
+    let device = EntryKey::new(EntryKind::Device, "shop", "boiler");
+    // In which order the two are read is chance.
+    for recorded_first in [true, false] {
+        let removals = Removals::default();
+        if recorded_first {
+            removals.learned_under(Crd::EdgeApplications, "a");
+            removals.learned_under(Crd::Devices, "d");
+        }
+        removals.read(Crd::EdgeApplications, stands("b"), now);
+        removals.read(Crd::Devices, stands("d"), now);
+        removals.learned_under(Crd::EdgeApplications, "a");
+        removals.learned_under(Crd::Devices, "d");
+        assert_eq!(removals.ask(&app(), "old", false, now), Removal::Held("CrdDeleted"));
+        assert_eq!(
+            removals.ask(&app(), "old", true, now),
+            Removal::Allowed,
+            "it is there, and selects no more"
+        );
+        assert_eq!(removals.ask(&device, "gone", false, now), Removal::Allowed, "its CRD is the same");
+        removals.deleted(Crd::EdgeApplications, "new".into(), now);
+        assert_eq!(removals.ask(&app(), "new", false, now), Removal::Allowed);
+        // It is said again every few seconds.
+        removals.learned_under(Crd::EdgeApplications, "a");
+        assert_eq!(removals.ask(&app(), "old", false, now), Removal::Held("CrdDeleted"));
+        // Released, before this hub could see it.
+        removals.learned_under(Crd::EdgeApplications, "b");
+        assert_eq!(removals.ask(&app(), "old", false, now), Removal::Allowed);
+    }
+}
+
+#[test]
+fn a_release_is_not_undone_by_the_record_that_follows_it() {
+    let (removals, now) = (Removals::default(), start());
+    removals.learned_under(Crd::EdgeApplications, "a");
+    removals.read(Crd::EdgeApplications, stands("b"), now);
+    removals.release(EntryKind::Workload);
+    removals.learned_under(Crd::EdgeApplications, "a");
+    assert_eq!(removals.ask(&app(), "old", false, now), Removal::Allowed, "the record is a little late");
+    removals.learned_under(Crd::EdgeApplications, "b");
+    removals.read(Crd::EdgeApplications, stands("c"), now);
+    assert_eq!(removals.ask(&app(), "old", false, now), Removal::Held("CrdDeleted"), "and again");
+}
+
+#[test]
+fn the_record_names_crds_as_the_hub_does() {
+    for kind in EntryKind::ALL {
+        let recorded = CRDS.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name);
+        assert_eq!(Crd::of(kind).map(Crd::name), recorded);
+    }
 }
 
 #[test]

@@ -32,6 +32,10 @@ impl Session {
     /// Compares inventories, if these caches are not behind, when its turn has come.
     pub(super) fn compare(&mut self, view: View<'_>, out: &mut Vec<Output>) {
         self.in_flight = None;
+        if view.index.is_restored(&self.node) {
+            // Whether what differs was lost nobody knows: it waits for the person who must look anyway.
+            return self.pause();
+        }
         if self.is_behind(view.index) {
             return self.fall_behind(view, out);
         }
@@ -136,7 +140,7 @@ impl Session {
         if !std::mem::replace(&mut self.pinned, true) {
             self.pin_late(view);
         }
-        if self.judge(comparing.origins, view.now) {
+        if self.judge(comparing.origins, view.now) || view.index.is_restored(&self.node) {
             return self.pause();
         }
         if self.is_behind(view.index) {
@@ -147,6 +151,7 @@ impl Session {
         self.dirty.extend(self.answered.keys().map(part_of));
         self.compared = true;
         self.announce = true;
+        self.unmarked = Some(view.index.marks());
     }
 
     fn pin_late(&mut self, view: View<'_>) {

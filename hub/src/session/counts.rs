@@ -7,6 +7,7 @@ use selvedge_model::{ContentHash, EntryKey, EntryKind};
 
 use super::{MAX_RESYNCS, Session, State, View};
 use crate::index::{Held, Slot};
+use crate::removals::CHECKING_CRD;
 
 /// One entry of the node's set.
 #[derive(Clone, Debug)]
@@ -68,6 +69,12 @@ impl Session {
         Standing { entries: entries.collect(), sync: self.sync() }
     }
 
+    /// Whether the agent has an entry, in the set or not: what is held back runs on there.
+    #[must_use]
+    pub fn is_answered(&self, key: &EntryKey) -> bool {
+        self.answered.contains_key(key)
+    }
+
     /// How one entry stands; none when it is not in the set.
     #[must_use]
     pub fn entry(&self, key: &EntryKey, view: View<'_>) -> Option<Entry> {
@@ -94,7 +101,9 @@ impl Session {
             State::Draining => Sync::Delivering,
             // Nothing was answered since.
             _ if self.resyncs > MAX_RESYNCS => Sync::DigestMismatch,
-            State::Live if self.dirty.is_empty() && self.in_flight.is_none() => {
+            State::Live
+                if self.dirty.is_empty() && self.in_flight.as_ref().is_none_or(|delta| delta.is_mark()) =>
+            {
                 self.kept.values().next().map_or(Sync::Ok, |reason| Sync::RemovalsHeld(reason))
             }
             State::Waiting { .. } | State::Queued { .. } | State::Comparing(_) | State::Live => {
@@ -107,7 +116,10 @@ impl Session {
     #[must_use]
     pub fn obstacle(&self) -> Option<Sync> {
         Some(self.sync()).filter(|sync| {
-            matches!(sync, Sync::CatchingUp | Sync::DigestMismatch | Sync::AheadOfCluster { .. })
+            matches!(
+                sync,
+                Sync::CatchingUp | Sync::DigestMismatch | Sync::AheadOfCluster { .. } | Sync::RemovalsHeld(_)
+            )
         })
     }
 
@@ -121,6 +133,12 @@ impl Session {
     #[must_use]
     pub fn held_back(&self, kind: EntryKind) -> usize {
         self.kept.keys().filter(|key| key.kind == kind).count()
+    }
+
+    /// Why removals wait for people; none: none do, or only for a moment.
+    #[must_use]
+    pub fn held_for_people(&self) -> Option<&'static str> {
+        self.kept.values().copied().find(|reason| *reason != CHECKING_CRD)
     }
 
     /// How many entries of a kind the agent has.

@@ -1,10 +1,9 @@
 //! Deltas: what differs in the dirty parts, one transaction at a time (sync rule 6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
-use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, Watermark};
+use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, HISTORY, ReferenceKind, Watermark};
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent};
 use selvedge_protocol::{ANSWER_TIMEOUT, MAX_DELTA_BYTES};
 
@@ -27,6 +26,13 @@ pub(super) struct InFlight {
     target: Digest,
     rows: Vec<(EntryKey, Option<Answered>)>,
     watermark: Option<Watermark>,
+}
+
+impl InFlight {
+    /// Whether it changes nothing but the watermark.
+    pub fn is_mark(&self) -> bool {
+        self.rows.is_empty()
+    }
 }
 
 /// A delta in the making.
@@ -86,7 +92,8 @@ impl Session {
     /// Offers what differs, if nothing is in flight and the caches are not behind.
     pub(super) fn offer(&mut self, view: View<'_>, out: &mut Vec<Output>) {
         let waits = self.retry_at.is_some_and(|at| at > view.now);
-        if self.in_flight.is_some() || waits || (self.dirty.is_empty() && !self.announce) {
+        let idle = self.dirty.is_empty() && !self.announce && !self.owes_a_mark(view.index);
+        if self.in_flight.is_some() || waits || idle {
             return;
         }
         if self.is_behind(view.index) {
@@ -112,7 +119,11 @@ impl Session {
         }
         if draft.is_empty() {
             self.settled(out);
-            return;
+            if !self.owes_a_mark(view.index) {
+                return;
+            }
+        } else {
+            self.unmarked = Some(view.index.marks());
         }
         let compared = self.compared;
         if compared {
@@ -152,6 +163,9 @@ impl Session {
 
     pub(super) fn acked(&mut self, ack: wire::Ack, now: Instant) {
         let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == ack.nonce) else { return };
+        if delta.is_mark() {
+            self.unmarked = None;
+        }
         for (key, row) in delta.rows {
             self.refused.remove(&key);
             match row {
@@ -307,10 +321,10 @@ impl Session {
 
     fn raise_to_reached(&mut self, draft: &Draft, view: View<'_>) {
         let kinds: BTreeSet<EntryKind> = draft.rows.iter().map(|(key, _)| key.kind).collect();
-        let config_maps = draft.rows.iter().filter(|(key, _)| key.kind == EntryKind::ConfigMap);
-        let namespaces: BTreeSet<Arc<str>> =
-            config_maps.map(|(key, _)| key.namespace.as_str().into()).collect();
-        let mut resources: BTreeSet<Resource> = namespaces.into_iter().map(Resource::ConfigMaps).collect();
+        let references = draft.rows.iter().filter_map(|(key, _)| {
+            Some(Resource::of_references(ReferenceKind::of(key.kind)?, &key.namespace.as_str().into()))
+        });
+        let mut resources: BTreeSet<Resource> = references.collect();
         for kind in kinds {
             resources.extend(match kind {
                 EntryKind::NodeSettings => vec![Resource::EdgeNodes],
@@ -336,6 +350,7 @@ impl Session {
     fn raised(&self, view: View<'_>) -> Watermark {
         let mut watermark = self.watermark.clone();
         watermark.cluster_id.clone_from(&view.index.reached().cluster_id);
+        watermark.raise(HISTORY, view.index.history().latest());
         for (resource, revision) in &self.raises {
             watermark.raise(&resource.to_string(), *revision);
         }

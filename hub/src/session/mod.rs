@@ -66,7 +66,7 @@ pub enum Output {
     Send(ToAgent),
     /// A report on a key of the node's set: to be written, then answered with a verdict.
     Report(Reported),
-    /// These resources must catch up: somebody waits.
+    /// These resources must catch up, and what the cluster says of itself: somebody waits.
     Poke(Vec<Resource>),
     /// Counted: the agent asked to compare again.
     Resynced,
@@ -159,6 +159,8 @@ pub struct Session {
     restores: u64,
     /// When the caches were last asked to catch up.
     poked: Option<Instant>,
+    /// How many marks had been read when something was sent last; none: the agent bears a mark later than that.
+    unmarked: Option<u64>,
     answered: BTreeMap<EntryKey, Answered>,
     refused: BTreeMap<EntryKey, Refusal>,
     /// Removals that the gate holds back.
@@ -201,6 +203,7 @@ impl Session {
             marked: now,
             restores: 0,
             poked: None,
+            unmarked: None,
             answered: BTreeMap::new(),
             refused: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -295,7 +298,11 @@ impl Session {
     /// Goes on after time has passed, or caches or the gate have moved.
     pub fn proceed(&mut self, view: View<'_>) -> Vec<Output> {
         let mut out = Vec::new();
-        if !self.waiting_reports.is_empty() && !self.is_paused() && !self.is_behind(view.index) {
+        if !self.waiting_reports.is_empty()
+            && !self.is_paused()
+            && !self.is_behind(view.index)
+            && !view.index.is_restored(&self.node)
+        {
             let waiting = std::mem::take(&mut self.waiting_reports);
             self.reported(waiting.into_values().collect(), view, &mut out);
         }
@@ -342,6 +349,12 @@ impl Session {
             || !self.kept.is_empty()
             || !self.waiting_reports.is_empty()
             || (!self.dirty.is_empty() && self.in_flight.is_none())
+    }
+
+    /// Whether the agent is to get a later mark of the cluster's history than it has.
+    #[must_use]
+    pub fn is_unmarked(&self) -> bool {
+        self.unmarked.is_some()
     }
 
     fn step(&mut self, view: View<'_>, out: &mut Vec<Output>) {
@@ -416,9 +429,16 @@ impl Session {
             self.dirty.clear();
             self.raises.clear();
             (self.compared, self.allowance) = (false, 0);
+            self.unmarked = Some(view.index.marks());
             out.push(Output::Send(ToAgent::InSync(wire::InSync {})));
         } else if self.paused_before {
             self.pause();
+        } else if matches!(self.state, State::Waiting { until } if until > view.now)
+            && self.may_be_outdated(view.index)
+        {
+            if self.poked.replace(view.now).is_none() {
+                out.push(Output::Poke(Vec::new()));
+            }
         } else {
             self.compare(view, out);
         }

@@ -59,8 +59,10 @@ impl Session {
                 }
                 Some(stranger) => stranger,
             };
-            // A replica that has not read the newest may be the one that is wrong.
-            if self.is_paused() || self.is_behind(view.index) {
+            // A replica that has not read the newest may be the one that is wrong; and what a restore took away is
+            // not gone before a person says so.
+            let restored = view.index.is_restored(&self.node);
+            if restored || self.is_paused() || self.is_behind(view.index) {
                 self.wait(key, entry);
             } else {
                 answer(stranger, Code::Gone, "");
@@ -69,6 +71,14 @@ impl Session {
         if !verdicts.is_empty() {
             out.push(Output::Send(ToAgent::Verdicts(wire::Verdicts { verdicts })));
         }
+    }
+
+    /// Whether what a report is about has left the node's set since it came; none: it has, as far as these caches
+    /// know, and they may be the ones that are wrong.
+    #[must_use]
+    pub fn is_gone(&self, key: &EntryKey, uid: &str, view: View<'_>) -> Option<bool> {
+        let gone = self.stranger(key, uid, view).is_some();
+        (!gone || !(self.is_paused() || self.is_behind(view.index))).then_some(gone)
     }
 
     /// Keeps a report until these caches have read what it is about. One that finds no room gets no verdict, so

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use selvedge_model::{EntryKey, EntryKind};
+use selvedge_model::{EntryKey, EntryKind, HISTORY};
 
 use super::{CAUGHT_UP_WITHIN, Output, Session, State, View};
 use crate::index::{Index, Resource, Slot};
@@ -46,7 +46,20 @@ impl Session {
 
     /// Whether these caches are, or may be, older than what the agent has seen.
     pub(super) fn is_behind(&self, index: &Index) -> bool {
-        !index.is_synced() || !self.is_of_our_epoch(index) || !index.behind(&self.watermark).is_empty()
+        !index.is_synced()
+            || !self.is_of_our_epoch(index)
+            || !self.is_of_our_history(index)
+            || !index.behind(&self.watermark).is_empty()
+    }
+
+    /// Whether the agent's mark is one that was read here.
+    fn is_of_our_history(&self, index: &Index) -> bool {
+        index.history().includes(self.watermark.revision(HISTORY))
+    }
+
+    /// Before sets that differ are compared: whether this may be another history by now. Without marks nobody knows.
+    pub(super) fn may_be_outdated(&self, index: &Index) -> bool {
+        index.history().latest() > 0 && !index.is_epoch_read(self.began)
     }
 
     /// A higher epoch at the agent: this replica may not have heard of it yet. Once it has asked and still knows
@@ -65,13 +78,17 @@ impl Session {
         waits && self.in_flight.is_none() && self.epoch < index.epoch(&self.node)
     }
 
-    /// Whether a look at a resource after the watermark was made found less than the watermark names.
+    /// Whether a look after the watermark was made found another history than that of its mark, or less of a
+    /// resource than it names.
     pub(super) fn is_ahead(&self, index: &Index) -> bool {
-        self.is_of_our_epoch(index)
-            && index.behind(&self.watermark).iter().any(|resource| {
+        let by_mark = || index.is_epoch_read(self.marked) && !self.is_of_our_history(index);
+        let by_revision = || {
+            index.behind(&self.watermark).iter().any(|resource| {
                 let seen = self.watermark.revision(&resource.to_string());
                 index.recent(resource, self.marked).is_some_and(|recent| recent < seen)
             })
+        };
+        self.is_of_our_epoch(index) && (by_mark() || by_revision())
     }
 
     /// These caches are behind: nothing is compared before they have caught up.
@@ -89,11 +106,14 @@ impl Session {
         }
         if self.poked.is_none_or(|at| at + CAUGHT_UP_WITHIN <= view.now) {
             self.poked = Some(view.now);
-            let behind = view.index.behind(&self.watermark);
-            if !behind.is_empty() {
-                out.push(Output::Poke(behind));
-            }
+            out.push(Output::Poke(view.index.behind(&self.watermark)));
         }
+    }
+
+    /// A mark is owed as soon as a second one was read since something was sent: that one was written later than all
+    /// that was sent, so a restore to before it is proved by it.
+    pub(super) fn owes_a_mark(&self, index: &Index) -> bool {
+        self.unmarked.is_some_and(|since| index.marks() >= since + 2)
     }
 
     pub(super) fn pause(&mut self) {
@@ -108,7 +128,7 @@ impl Session {
     pub(super) fn trace(&self, key: &EntryKey, uid: &str, revision: u64, view: View<'_>) -> Origins {
         let mut origins = Origins::default();
         let resource = resource_of(key);
-        // ConfigMaps are named by what they say; their revisions prove nothing that their workloads do not.
+        // ConfigMaps and Secrets are named by what they say; their revisions prove nothing that their workloads do not.
         let proves = !matches!(key.kind, EntryKind::ConfigMap | EntryKind::Secret);
         if proves
             && view.index.is_synced()
@@ -151,6 +171,7 @@ fn resource_of(key: &EntryKey) -> Resource {
         EntryKind::NodeSettings => Resource::EdgeNodes,
         EntryKind::Workload => Resource::EdgeApplications,
         EntryKind::Device => Resource::Devices,
-        EntryKind::ConfigMap | EntryKind::Secret => Resource::ConfigMaps(key.namespace.as_str().into()),
+        EntryKind::ConfigMap => Resource::ConfigMaps(key.namespace.as_str().into()),
+        EntryKind::Secret => Resource::Secrets(key.namespace.as_str().into()),
     }
 }

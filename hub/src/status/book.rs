@@ -1,24 +1,29 @@
 //! What one session has to write: latest wins per object, one write at a time per object.
 //!
 //! In: reports, news of where the node stands, ends of writes. Out: [`Job`]s to begin now, verdicts. Pure.
+//!
+//! An object that is at rest costs a hash of what its status says, and its last report as it came over the wire.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use selvedge_model::{ContentHash, EntryKey, EntryKind};
-use selvedge_protocol::agent::{self as wire, entry_report::State};
+use prost::Message as _;
+use selvedge_model::{ContentHash, EntryKey, EntryKind, RowHash};
+use selvedge_protocol::agent::{self as wire, entry_report::State, verdict::Code};
 
-use super::write::{Known, Written};
+use super::write::Written;
 use crate::index::{DeviceStands, ObjectKey, device_entry};
 use crate::session::{Reported, verdict};
 
 /// A state that passes by itself in a moment (delivering, applying) is not written unless it stays.
 const PASSING: Duration = Duration::from_secs(1);
+/// A report of which nobody can tell yet whether its object is gone is looked at again after this long.
+const LATER: Duration = Duration::from_secs(5);
 
 /// An object whose status is written.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     /// The EdgeNode of this name.
     Node(Arc<str>),
@@ -60,38 +65,81 @@ impl fmt::Display for Target {
 pub struct Job {
     /// Which object.
     pub target: Target,
-    /// Highest number of the reports in it.
+    /// Highest number of the reports until now.
     pub seq: u64,
-    /// The object as last seen.
-    pub known: Option<Known>,
 }
 
-/// One object.
+/// What a status came to say by a write of this session.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// resourceVersion by that write.
+    revision: u64,
+    /// See [`Book::says`].
+    what: ContentHash,
+}
+
+/// What the agent said of an entry last.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Uid of what it was about.
+    pub uid: String,
+    /// The content that was in force then.
+    pub content: Option<ContentHash>,
+    /// What was true at the edge.
+    pub state: Option<State>,
+}
+
+/// A report that has no verdict yet.
+#[derive(Debug)]
+struct Unanswered {
+    seq: u64,
+    uid: String,
+    /// Its object is gone, though there may be another one under its name.
+    gone: bool,
+}
+
+/// One object that is to be written.
 #[derive(Debug, Default)]
 struct Object {
     /// Highest unanswered report per key, not in a write yet.
-    waiting: BTreeMap<EntryKey, u64>,
+    waiting: BTreeMap<EntryKey, Unanswered>,
     /// Those of the write under way; none: no write is.
-    writing: Option<BTreeMap<EntryKey, u64>>,
+    writing: Option<BTreeMap<EntryKey, Unanswered>>,
+    /// What that write will make the status say.
+    saying: Option<ContentHash>,
     /// When it must be written.
     due: Option<Instant>,
-    known: Option<Known>,
-    seq: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Book {
     node: Target,
+    /// Those that have something to be written.
     objects: BTreeMap<Target, Object>,
+    /// Those that are written, by name.
+    said: HashMap<Name, Said>,
+    /// Last reports on workloads and devices as they came, by name.
+    told: HashMap<Name, Box<[u8]>>,
+    /// Highest number of a report.
+    seq: u64,
+    /// The node's status was composed last when all of so many answered entries stood as they should.
+    settled: Option<usize>,
+    /// Devices whose status was composed while what is desired was on its way to the agent.
+    awaited: BTreeSet<ObjectKey>,
     /// What the agent said of the machine.
     pub machine: Option<wire::NodeState>,
-    /// Workloads as reported in this session.
-    pub workloads: BTreeMap<EntryKey, (wire::WorkloadState, Option<ContentHash>)>,
-    /// Devices as reported in this session.
-    pub devices: BTreeMap<EntryKey, (wire::DeviceState, Option<ContentHash>)>,
     /// Reports overtaken before they were written.
     pub coalesced: u64,
+}
+
+/// Names an entry in little space: a hash of its key.
+type Name = [u8; 16];
+
+fn name(key: &EntryKey) -> Name {
+    let mut name = Name::default();
+    name.copy_from_slice(&RowHash::of(key, "", &ContentHash([0; 32])).0[..16]);
+    name
 }
 
 impl Book {
@@ -101,40 +149,69 @@ impl Book {
         Self {
             node: Target::Node(node),
             objects: BTreeMap::new(),
+            said: HashMap::new(),
+            told: HashMap::new(),
+            seq: 0,
+            settled: None,
+            awaited: BTreeSet::new(),
             machine: None,
-            workloads: BTreeMap::new(),
-            devices: BTreeMap::new(),
             coalesced: 0,
         }
     }
 
     /// Takes a report; its object is written at once, or as soon as the write under way has ended.
     pub fn report(&mut self, report: Reported, now: Instant) {
+        let Reported { key, uid, content, seq, state } = report;
         let mut target = self.node.clone();
         let mut node_changed = true;
-        match report.state {
-            Some(State::Node(state)) => self.machine = Some(state),
-            Some(State::Workload(state)) if report.key.kind == EntryKind::Workload => {
-                self.workloads.insert(report.key.clone(), (state, report.content));
+        match (key.kind, state) {
+            (_, Some(State::Node(state))) => self.machine = Some(state),
+            (EntryKind::Workload, Some(state @ State::Workload(_))) => {
+                self.tell(&key, Told { uid: uid.clone(), content, state: Some(state) });
             }
-            Some(State::Device(state)) if report.key.kind == EntryKind::Device => {
-                target = Target::Device(ObjectKey::new(&report.key.namespace, &report.key.name));
-                let summary = (state.connected, report.content);
-                let before = self.devices.insert(report.key.clone(), (state, report.content));
-                node_changed = before.is_none_or(|(state, content)| (state.connected, content) != summary);
+            (EntryKind::Device, Some(state @ State::Device(_))) => {
+                target = Target::Device(ObjectKey::new(&key.namespace, &key.name));
+                let told = Told { uid: uid.clone(), content, state: Some(state) };
+                let summary = told.summary();
+                let before = self.told(&key).map(|before| before.summary());
+                node_changed = before != Some(summary);
+                self.tell(&key, told);
             }
             // A state that does not fit its key says nothing; its verdict comes with the node's next write.
-            Some(_) | None => {}
+            (_, Some(_) | None) => {}
         }
+        self.seq = seq.max(self.seq);
         let object = self.objects.entry(target.clone()).or_default();
-        object.seq = report.seq.max(object.seq);
         object.due = Some(now);
-        if object.waiting.insert(report.key, report.seq).is_some() {
+        if object.waiting.insert(key, Unanswered { seq, uid, gone: false }).is_some() {
             self.coalesced += 1;
         }
         if node_changed && target != self.node {
             self.news(now, false);
         }
+    }
+
+    fn tell(&mut self, key: &EntryKey, told: Told) {
+        self.told.insert(name(key), told.encode(key));
+    }
+
+    /// What the agent said of an entry last in this session.
+    #[must_use]
+    pub fn told(&self, key: &EntryKey) -> Option<Told> {
+        Told::decode(self.told.get(&name(key))?)
+    }
+
+    /// Devices as reported, for the node's status, if that was of the Device there `is`.
+    #[must_use]
+    pub fn device(
+        &self,
+        key: &EntryKey,
+        desired: Option<ContentHash>,
+        is: impl Fn(&str) -> bool,
+    ) -> Option<DeviceStands> {
+        let told = self.told(key).filter(|told| is(&told.uid))?;
+        let (connected, content) = told.summary();
+        Some(DeviceStands { connected, applied: desired.is_some() && content == desired })
     }
 
     /// Where the node stands may have changed.
@@ -144,6 +221,19 @@ impl Book {
         node.due = Some(node.due.map_or(at, |due| due.min(at)));
     }
 
+    /// The agent has answered a delta and now has so many entries. Unless it refused something, that brings the
+    /// node where its status says that it stands.
+    pub fn acked(&mut self, answered: usize, refused: bool, now: Instant) {
+        if refused || self.settled != Some(answered) {
+            self.news(now, true);
+        }
+    }
+
+    /// The node's status is composed now: with so many entries answered, all as they should be; none: not all are.
+    pub fn composed(&mut self, settled: Option<usize>) {
+        self.settled = settled;
+    }
+
     /// A device's conditions may have changed without a report.
     pub fn device_news(&mut self, key: &ObjectKey, now: Instant) {
         let at = now + PASSING;
@@ -151,23 +241,29 @@ impl Book {
         device.due = Some(device.due.map_or(at, |due| due.min(at)));
     }
 
-    /// Forgets what left the node's set.
-    pub fn retain(&mut self, in_set: impl Fn(&EntryKey) -> bool) {
-        self.workloads.retain(|key, _| in_set(key));
-        self.devices.retain(|key, _| in_set(key));
-        self.objects.retain(|target, object| match target {
-            Target::Node(_) => true,
-            Target::Device(_) => {
-                object.writing.is_some() || !object.waiting.is_empty() || in_set(&target.entry())
-            }
-        });
+    /// A device's status is composed now, and says that what is desired is on its way.
+    pub fn awaits(&mut self, key: &ObjectKey) {
+        self.awaited.insert(key.clone());
     }
 
-    /// Devices as reported, for the node's status.
-    #[must_use]
-    pub fn device(&self, key: &EntryKey, desired: Option<ContentHash>) -> Option<DeviceStands> {
-        let (state, content) = self.devices.get(key)?;
-        Some(DeviceStands { connected: state.connected, applied: desired.is_some() && *content == desired })
+    /// The agent has all that it should have: what was on its way is there. Nobody reports again what the agent had
+    /// all along, and was reported before the sets were compared.
+    pub fn delivered(&mut self, now: Instant) {
+        for key in std::mem::take(&mut self.awaited) {
+            self.device_news(&key, now);
+        }
+    }
+
+    /// Forgets what left the node's set.
+    pub fn retain(&mut self, in_set: impl Fn(&EntryKey) -> bool) {
+        self.told.retain(|_, report| key_of(report).is_some_and(|key| in_set(&key)));
+        let (told, node) = (&self.told, name(&self.node.entry()));
+        // The status of what was never reported on is read again.
+        self.said.retain(|name, _| *name == node || told.contains_key(name));
+        self.objects.retain(|target, object| {
+            let busy = object.writing.is_some() || !object.waiting.is_empty();
+            busy || *target == self.node || in_set(&target.entry())
+        });
     }
 
     /// Up to `most` writes to begin now.
@@ -181,7 +277,7 @@ impl Book {
             .map(|(target, object)| {
                 object.due = None;
                 object.writing = Some(std::mem::take(&mut object.waiting));
-                Job { target: target.clone(), seq: object.seq, known: object.known.clone() }
+                Job { target: target.clone(), seq: self.seq }
             })
             .collect()
     }
@@ -192,28 +288,105 @@ impl Book {
         self.objects.values().filter(|object| object.writing.is_none()).filter_map(|object| object.due).min()
     }
 
+    /// Looks whether the reports of a job are about what is in the node's set still: an object that was created
+    /// anew under its name is another one. Of those that are gone the write says nothing. False: nobody can tell
+    /// yet, so the job is put back.
+    pub fn sort_out(
+        &mut self,
+        target: &Target,
+        now: Instant,
+        is_gone: impl Fn(&EntryKey, &str) -> Option<bool>,
+    ) -> bool {
+        let Some(object) = self.objects.get_mut(target) else { return true };
+        let Some(writing) = &mut object.writing else { return true };
+        let mut known = true;
+        for (key, report) in writing.iter_mut() {
+            match is_gone(key, &report.uid) {
+                Some(gone) => report.gone = gone,
+                None => known = false,
+            }
+        }
+        if !known {
+            object.due = Some(now + LATER);
+            for (key, report) in object.writing.take().unwrap_or_default() {
+                object.waiting.entry(key).or_insert(report);
+            }
+        }
+        known
+    }
+
+    /// Whether the status of a job's object says `what` already, by a write of this session after which nobody
+    /// wrote. `seen` is the object's resourceVersion as its watch has brought it.
+    pub fn says(&mut self, target: &Target, what: ContentHash, seen: Option<u64>) -> bool {
+        if let Some(object) = self.objects.get_mut(target) {
+            object.saying = Some(what);
+        }
+        let said = self.said.get(&name(&target.entry()));
+        said.is_some_and(|said| said.what == what && seen.is_none_or(|seen| seen <= said.revision))
+    }
+
     /// A write ended: the verdicts on the reports in it.
-    pub fn written(&mut self, target: &Target, written: Written) -> Vec<wire::Verdict> {
+    pub fn written(&mut self, target: &Target, written: &Written) -> Vec<wire::Verdict> {
         let Some(object) = self.objects.get_mut(target) else { return Vec::new() };
-        object.known = written.known;
+        let saying = object.saying.take();
+        match (written.code, &written.known, saying) {
+            (Code::Written, Some(known), Some(what)) => {
+                let said = Said { revision: known.revision(), what };
+                self.said.insert(name(&target.entry()), said);
+            }
+            // It said so before.
+            (Code::Written, ..) => {}
+            _ => {
+                self.said.remove(&name(&target.entry()));
+            }
+        }
         let done = object.writing.take().unwrap_or_default();
         let verdicts = done
             .into_iter()
             // What was overtaken meanwhile is answered with the newer one.
             .filter(|(key, _)| !object.waiting.contains_key(key))
-            .map(|(key, seq)| verdict((&key).into(), seq, written.code, written.reason))
+            .map(|(key, report)| {
+                let (code, reason) =
+                    if report.gone { (Code::Gone, "") } else { (written.code, written.reason) };
+                verdict((&key).into(), report.seq, code, reason)
+            })
             .collect();
-        if object.waiting.is_empty() && object.due.is_none() && object.known.is_none() {
+        if object.waiting.is_empty() && object.due.is_none() {
             self.objects.remove(target);
+        }
+        if self.objects.is_empty() {
+            // An empty tree keeps a node.
+            self.objects = BTreeMap::new();
         }
         verdicts
     }
+}
 
-    /// Objects that are being written, or will be.
-    #[must_use]
-    pub fn busy(&self) -> BTreeSet<&Target> {
-        let busy =
-            self.objects.iter().filter(|(_, object)| object.writing.is_some() || !object.waiting.is_empty());
-        busy.map(|(target, _)| target).collect()
+impl Told {
+    /// What a node's status says of a device: whether it answers, and in which content.
+    fn summary(&self) -> (bool, Option<ContentHash>) {
+        (matches!(&self.state, Some(State::Device(state)) if state.connected), self.content)
     }
+
+    fn encode(self, key: &EntryKey) -> Box<[u8]> {
+        let content_hash = self.content.map(|content| content.0.to_vec()).unwrap_or_default();
+        let report = wire::EntryReport {
+            key: Some(key.into()),
+            uid: self.uid,
+            content_hash,
+            seq: 0,
+            state: self.state,
+        };
+        report.encode_to_vec().into_boxed_slice()
+    }
+
+    fn decode(report: &[u8]) -> Option<Self> {
+        let report = wire::EntryReport::decode(report).ok()?;
+        let content = report.content_hash.try_into().ok().map(ContentHash);
+        Some(Self { uid: report.uid, content, state: report.state })
+    }
+}
+
+fn key_of(report: &[u8]) -> Option<EntryKey> {
+    EntryKey::try_from(wire::EntryReport::decode(report).ok()?.key?).ok()
 }

@@ -1,73 +1,138 @@
 //! A token bucket before all requests for statuses of this replica: a fleet that reports at once must not stop
-//! the API server for others, and what one answer of "too many requests" says holds for all.
+//! the API server for others, and what one answer of "too many requests" says holds for all, as does no answer.
+//!
+//! Its rate is halved by each congestion and comes back bit by bit. So many requests may be without an answer at
+//! once that a slow API server slows its writers before any of them runs out of patience.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::clock;
 
-/// Requests at once.
-const BURST: f64 = 400.0;
-/// Requests a second after that, reads included: a 2-core API server does about five times as many.
-const PER_SECOND: f64 = 400.0;
+/// Requests a second, reads included, and as many at once after a rest: a 2-core API server does about five times
+/// as many.
+const MOST: f64 = 400.0;
+/// However congested it is: as many as tell within a second that it is over.
+const LEAST: f64 = 10.0;
+/// What the rate regains in each second without congestion: all of it in 20 s.
+const REGAINED: f64 = 20.0;
+/// Requests without an answer at once: at the full rate each may take a quarter of a second.
+const OPEN: usize = 100;
 
 /// See the module.
-#[derive(Debug, Default)]
-pub struct Bucket(Mutex<State>);
+#[derive(Debug)]
+pub struct Bucket {
+    state: Mutex<State>,
+    open: Semaphore,
+}
 
-#[derive(Debug, Default)]
+/// Leave for one request, until its answer has come.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    sent: Instant,
+    _open: Option<SemaphorePermit<'a>>,
+}
+
+impl Turn<'_> {
+    /// When it began.
+    #[must_use]
+    pub fn sent(&self) -> Instant {
+        self.sent
+    }
+}
+
+#[derive(Debug)]
 struct State {
-    /// Tokens at a moment; owed ones are negative. None: full.
-    tokens: Option<(f64, Instant)>,
+    /// Rate and tokens at a moment; owed tokens are negative. None: full.
+    level: Option<Level>,
     /// Nothing goes before this.
     held: Option<Instant>,
     /// Counts holds: who waited for a token when one began must ask again.
     holds: u64,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    at: Instant,
+    rate: f64,
+    tokens: f64,
+}
+
+impl Level {
+    /// The same at a later moment.
+    fn later(self, now: Instant) -> Self {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        let rate = (self.rate + REGAINED * passed).min(MOST);
+        let tokens = (self.tokens + (self.rate + rate) / 2.0 * passed).min(rate);
+        Self { at: self.at.max(now), rate, tokens }
+    }
+}
+
+impl State {
+    fn level(&self, now: Instant) -> Level {
+        self.level.map_or(Level { at: now, rate: MOST, tokens: MOST }, |level| level.later(now))
+    }
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        let state = State { level: None, held: None, holds: 0 };
+        Self { state: Mutex::new(state), open: Semaphore::new(OPEN) }
+    }
+}
+
 impl Bucket {
-    /// Waits for one token.
-    pub async fn turn(&self) {
+    /// Waits for leave.
+    pub async fn turn(&self) -> Turn<'_> {
+        // Never closed, so never an error.
+        let open = self.open.acquire().await.ok();
         loop {
             let (wait, holds) = self.take(clock::now());
             if !wait.is_zero() {
                 sleep(wait).await;
             }
             if self.lock().holds == holds {
-                return;
+                return Turn { sent: clock::now(), _open: open };
             }
         }
     }
 
-    /// The API server wants to be left alone for so long: nobody goes before, and then one after the other.
-    /// What is said while that lasts is of the same congestion and adds nothing.
-    pub fn hold(&self, wait: Duration, now: Instant) {
+    /// A request that was sent then found the API server with too much to do: nobody goes for so long, and then
+    /// at half the rate. What was sent before an earlier hold was over tells of the same congestion and adds
+    /// nothing.
+    pub fn congested(&self, sent: Instant, wait: Duration, now: Instant) {
         let mut state = self.lock();
-        if state.held.is_none_or(|until| until <= now) {
+        if state.held.is_none_or(|until| until <= sent) {
             let until = now + wait;
+            let rate = (state.level(now).rate / 2.0).max(LEAST);
             state.held = Some(until);
-            state.tokens = Some((0.0, until));
+            state.level = Some(Level { at: until, rate, tokens: 0.0 });
             state.holds += 1;
         }
+    }
+
+    /// Requests a second.
+    #[must_use]
+    pub fn rate(&self, now: Instant) -> f64 {
+        self.lock().level(now).rate
     }
 
     /// Takes one token: how long to wait before the request, and under which hold that was said. Tokens may be
     /// owed, so that waiting is fair.
     fn take(&self, now: Instant) -> (Duration, u64) {
         let mut state = self.lock();
-        let (left, at) = state.tokens.unwrap_or((BURST, now));
-        let gained = now.saturating_duration_since(at).as_secs_f64() * PER_SECOND;
-        let left = (left + gained).min(BURST) - 1.0;
-        let from = at.max(now);
-        state.tokens = Some((left, from));
-        let owed = Duration::from_secs_f64((-left / PER_SECOND).max(0.0));
-        (from.saturating_duration_since(now) + owed, state.holds)
+        let mut level = state.level(now);
+        level.tokens -= 1.0;
+        state.level = Some(level);
+        let owed = Duration::from_secs_f64((-level.tokens / level.rate).max(0.0));
+        (level.at.saturating_duration_since(now) + owed, state.holds)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,7 +140,7 @@ impl Bucket {
 mod tests {
     use std::time::Duration;
 
-    use super::Bucket;
+    use super::{Bucket, OPEN};
 
     #[test]
     fn a_burst_goes_at_once_and_the_rest_is_paced() {
@@ -90,13 +155,44 @@ mod tests {
     fn a_hold_stops_all_and_then_they_go_one_by_one() {
         let (bucket, now) = (Bucket::default(), crate::clock::now());
         let second = Duration::from_secs(1);
-        bucket.hold(3 * second, now);
+        bucket.congested(now, 3 * second, now);
         let waits: Vec<Duration> = (0..400).map(|_| bucket.take(now + second).0).collect();
-        assert!(waits[0] >= 2 * second && waits[399] == 3 * second, "{waits:?}");
-        bucket.hold(30 * second, now + second);
-        assert!(bucket.take(now + 10 * second).0.is_zero(), "the same congestion held twice");
-        bucket.hold(second, now + 10 * second);
-        assert!(bucket.take(now + 10 * second).0 >= second, "a later congestion holds nobody");
+        // Half the rate: 400 take two seconds after the hold.
+        assert!(waits[0] >= 2 * second && waits[399] == 4 * second, "{waits:?}");
+    }
+
+    /// When it is, when the request was sent that found congestion (if one did), and the rate from then on; seconds.
+    const RATES: [(u64, Option<u64>, f64); 12] = [
+        (0, None, 400.0),
+        (10, Some(0), 200.0),
+        // Sent before the hold of one second was over.
+        (10, Some(9), 200.0),
+        (14, Some(10), 260.0),
+        // After it: each halves what was regained meanwhile.
+        (21, Some(11), 200.0),
+        (32, Some(22), 200.0),
+        (34, Some(33), 110.0),
+        (36, Some(35), 65.0),
+        (38, Some(37), 42.5),
+        (39, Some(39), 21.25),
+        (40, Some(40), 10.625),
+        (70, None, 400.0),
+    ];
+
+    #[test]
+    fn each_congestion_halves_the_rate_and_time_brings_it_back() {
+        let (bucket, start) = (Bucket::default(), crate::clock::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        for (now, sent, rate) in RATES {
+            if let Some(sent) = sent {
+                bucket.congested(at(sent), Duration::from_secs(1), at(now));
+            }
+            assert_eq!(bucket.rate(at(now)), rate, "at {now} s");
+        }
+        for second in 100..200 {
+            bucket.congested(at(second), Duration::from_secs(1), at(second));
+        }
+        assert_eq!(bucket.rate(at(200)), 10.0, "it stopped altogether");
     }
 
     #[tokio::test(start_paused = true)]
@@ -108,9 +204,22 @@ mod tests {
         }
         let late = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            bucket.hold(Duration::from_secs(5), crate::clock::now());
+            bucket.congested(start, Duration::from_secs(5), crate::clock::now());
         };
         tokio::join!(bucket.turn(), late);
         assert!(crate::clock::now() - start >= Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_so_many_are_without_an_answer() {
+        let bucket = Bucket::default();
+        let mut turns = Vec::new();
+        for _ in 0..OPEN {
+            turns.push(bucket.turn().await);
+        }
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, bucket.turn()).await.is_err());
+        turns.pop();
+        bucket.turn().await;
     }
 }

@@ -3,18 +3,20 @@
 //! In: reports and where a node stands. Out: at most one write at a time per object, none that changes
 //! nothing, each under a resourceVersion precondition and behind the fence; and the verdict on each report,
 //! after the write. `node` and `device` say what a status should be, purely; `book` keeps what a session has
-//! to write; `work` fills it with what is known, `write` does it.
+//! to write; `work` fills it with what is known, `write` does it; `recall` keeps for a while what was seen.
 
 mod book;
 mod bucket;
 pub mod device;
 pub mod node;
+mod recall;
 mod work;
 mod write;
 
-pub use book::{Book, Job, Target};
+pub use book::{Book, Job, Target, Told};
 pub use bucket::Bucket;
-pub use work::work;
+pub use recall::Recall;
+pub use work::{Begun, work};
 pub use write::{Compose, Decision, Known, Work, Written, decide, write};
 
 use selvedge_model::SessionId;

@@ -91,10 +91,13 @@ fn ready(
     machine: &wire::NodeState,
     now: Timestamp,
 ) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
+    // A rebuilt ledger is news also while the runtime is away.
+    let said = [machine.runtime_error.as_str(), machine.notice.as_str()];
+    let message = said.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ");
     if machine.runtime_error.is_empty() {
-        condition("Ready", Some(true), "AgentReports", &machine.notice, None, now)
+        condition("Ready", Some(true), "AgentReports", message, None, now)
     } else {
-        condition("Ready", Some(false), "RuntimeUnavailable", &machine.runtime_error, None, now)
+        condition("Ready", Some(false), "RuntimeUnavailable", message, None, now)
     }
 }
 

@@ -1,3 +1,4 @@
+mod anew;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use selvedge_model::{ContentHash, EntryKey, EntryKind};
 use selvedge_protocol::agent::{self as wire, entry_report::State, verdict::Code};
 use serde_json::{Value, json};
 
-use super::{Book, Target, Written, device, node};
+use super::{Book, Known, Target, Written, device, node};
 use crate::index::{DeviceStands, Held, ObjectKey, Reason};
 use crate::session::{Entry, Reported, Standing, Sync};
 
@@ -132,6 +133,21 @@ fn what_this_session_has_not_heard_of_stands_as_it_stood() {
 }
 
 #[test]
+fn a_runtime_that_is_away_does_not_hide_what_else_there_is_to_know() {
+    let said = |runtime_error: &str, notice: &str| {
+        let (runtime_error, notice) = (runtime_error.to_owned(), notice.to_owned());
+        let machine = Some(wire::NodeState { runtime_error, notice, ..Default::default() });
+        let status = node::compose(&node::Facts { machine, ..shop(None) }, &Value::Null, now());
+        let all = status["conditions"].as_array().unwrap();
+        let ready = all.iter().find(|condition| condition["type"] == "Ready").unwrap();
+        [&ready["status"], &ready["reason"], &ready["message"]].map(|part| part.as_str().unwrap().to_owned())
+    };
+    assert_eq!(said("", ""), ["True", "AgentReports", ""]);
+    assert_eq!(said("", "rebuilt"), ["True", "AgentReports", "rebuilt"]);
+    assert_eq!(said("no socket", "rebuilt"), ["False", "RuntimeUnavailable", "no socket; rebuilt"]);
+}
+
+#[test]
 fn a_held_application_says_why() {
     let mut facts = shop(Some(wire::Phase::Running));
     let held = Held { reason: Reason::MissingReference, message: "ConfigMap shop/x does not exist".into() };
@@ -171,11 +187,11 @@ fn one_write_at_a_time_and_the_newest_report_is_answered() {
     assert_eq!(book.coalesced, 1);
     let written = |code| Written { code, reason: "", known: None, newer: None };
     assert!(
-        book.written(&tank, written(Code::Written)).is_empty(),
+        book.written(&tank, &written(Code::Written)).is_empty(),
         "the report that was overtaken was answered"
     );
     assert_eq!(book.jobs(start, 8).len(), 1);
-    let verdicts = book.written(&tank, written(Code::Written));
+    let verdicts = book.written(&tank, &written(Code::Written));
     assert_eq!(verdicts.iter().map(|verdict| verdict.seq).collect::<Vec<_>>(), [3]);
 }
 
@@ -199,7 +215,7 @@ fn a_device_that_left_the_set_is_forgotten_once_its_reports_are_answered() {
     book.jobs(start, 8);
     book.retain(|_| false);
     let written = Written::gone();
-    assert_eq!(book.written(&tank, written).len(), 1, "a report in a write was forgotten");
+    assert_eq!(book.written(&tank, &written).len(), 1, "a report in a write was forgotten");
     book.device_news(&ObjectKey::new("shop", "tank"), start);
     book.retain(|_| false);
     let later = start + Duration::from_secs(60);
@@ -221,4 +237,53 @@ fn a_node_that_two_machines_are_and_one_that_is_ahead_say_what_to_do() {
     facts.machine = None;
     let status = node::compose(&facts, &Value::Null, now());
     assert_eq!(condition(&status, "Ready"), ("False", "DuplicateIdentity"));
+}
+
+#[test]
+fn an_answer_of_the_agent_wakes_the_writer_only_if_it_changes_where_the_node_stands() {
+    let start = crate::clock::now();
+    let due = |settled, answered, refused| {
+        let mut book = Book::new("n1".into());
+        book.composed(settled);
+        book.acked(answered, refused, start);
+        book.due().is_some()
+    };
+    assert!(!due(Some(3), 3, false), "all stands as the status says");
+    assert!(due(None, 3, false) && due(Some(3), 4, false) && due(Some(3), 2, false) && due(Some(3), 3, true));
+}
+
+#[test]
+fn what_a_status_says_already_is_not_said_again_unless_somebody_else_has_written() {
+    let start = crate::clock::now();
+    let mut book = Book::new("n1".into());
+    let tank = Target::Device(ObjectKey::new("shop", "tank"));
+    let known = Known::of(&json!({"metadata": {"resourceVersion": "7"}, "status": {}}));
+    let written = Written { code: Code::Written, reason: "", known: Some(known), newer: None };
+    book.report(report(1), start);
+    book.jobs(start, 8);
+    assert!(!book.says(&tank, WANTED, None));
+    book.written(&tank, &written);
+    assert!(book.says(&tank, WANTED, None) && book.says(&tank, WANTED, Some(7)));
+    assert!(!book.says(&tank, WANTED, Some(8)) && !book.says(&tank, OLDER, Some(7)));
+    // A write of which nobody knows how it ended.
+    book.report(report(2), start);
+    book.jobs(start, 8);
+    book.written(&tank, &Written { code: Code::Refused, reason: "", known: None, newer: None });
+    assert!(!book.says(&tank, WANTED, None));
+}
+
+/// What an agent had all along is reported as its session begins, before the sets are compared, and never again.
+#[test]
+fn a_device_that_was_on_its_way_is_told_again_once_all_is_there() {
+    let start = crate::clock::now();
+    let later = start + Duration::from_secs(60);
+    let tank = ObjectKey::new("shop", "tank");
+    let mut book = Book::new("n1".into());
+    book.awaits(&tank);
+    assert!(book.jobs(later, 8).is_empty(), "nothing has changed yet");
+    book.delivered(start);
+    let jobs: Vec<Target> = book.jobs(later, 8).into_iter().map(|job| job.target).collect();
+    assert_eq!(jobs, [Target::Device(tank)]);
+    book.delivered(later);
+    assert!(book.jobs(later + Duration::from_secs(60), 8).is_empty(), "it is told once");
 }

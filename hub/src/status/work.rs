@@ -1,58 +1,117 @@
 //! What one write is about: a job of the book, filled with what session and index know now. Pure.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use selvedge_model::EntryKind;
+use selvedge_model::{ContentHash, EntryKind, canonical_json};
+use selvedge_protocol::agent::{entry_report::State, verdict::Code};
 use serde_json::Value;
 
-use super::write::{Compose, Work};
-use super::{Book, Job, Target, device, node};
+use super::write::{Work, Written};
+use super::{Book, Job, Recall, Target, device, node};
 use crate::index::device_entry;
-use crate::session::{Session, View};
+use crate::session::{Entry, Session, Standing, Sync as InSync, View};
+
+/// What comes of a job.
+pub enum Begun {
+    /// It is to be written.
+    Write(Work),
+    /// It ends like this, with nothing to be written.
+    Ended(Target, Written),
+    /// The book has put it back.
+    Later,
+}
+
+/// The fields of a status that are ours, over the status as it is, at a time.
+type At = Box<dyn Fn(&Value, Timestamp) -> Value + Send + Sync>;
 
 /// Fills a job. `duplicate`: two machines bear the node's identity. `time` is asked when the status is composed,
 /// which a conflict may bring about again.
-///
-/// # Errors
-/// The target, when its object left the node's set between report and write.
+#[must_use]
 pub fn work(
     job: Job,
     book: &mut Book,
     session: &Session,
     view: View<'_>,
     duplicate: bool,
+    recall: &Recall,
     time: fn() -> Timestamp,
-) -> Result<Work, Target> {
+) -> Begun {
     let index = view.index;
-    let (uid, compose): (String, Compose) = match &job.target {
+    let Job { target, seq } = job;
+    if !book.sort_out(&target, view.now, |key, uid| session.is_gone(key, uid, view)) {
+        return Begun::Later;
+    }
+    let (uid, compose): (Arc<str>, At) = match &target {
         Target::Node(_) => {
-            let standing = session.standing(view);
-            book.retain(|key| standing.entries.contains_key(key));
-            let devices = standing.entries.iter().filter(|(key, _)| key.kind == EntryKind::Device);
-            let devices = devices
-                .map(|(key, entry)| {
-                    let stands = book.device(key, entry.desired).or_else(|| index.device_stands(key));
-                    (key.clone(), stands.unwrap_or_default())
-                })
-                .collect();
-            let (machine, workloads) = (book.machine.clone(), book.workloads.clone());
-            let facts = node::Facts { standing, machine, workloads, devices, duplicate };
-            let compose = move |current: &Value| node::compose(&facts, current, time());
-            (session.uid().to_string(), Box::new(compose))
+            let facts = node_facts(book, session, view, duplicate);
+            (session.uid().clone(), Box::new(move |current, now| node::compose(&facts, current, now)))
         }
         Target::Device(key) => {
             let entry_key = device_entry(key);
             let entry = session.entry(&entry_key, view);
+            let awaited =
+                |entry: &Entry| entry.desired.is_some() && !entry.delivered && entry.refused.is_none();
+            if entry.as_ref().is_some_and(awaited) {
+                book.awaits(key);
+            }
             let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
-                return Err(job.target);
+                return Begun::Ended(target, Written::gone());
             };
-            let reported = book.devices.get(&entry_key).cloned();
+            // What was said of another object under this name says nothing of this one.
+            let told = book.told(&entry_key).filter(|told| *told.uid == *uid);
+            let reported = told.and_then(|told| match told.state? {
+                State::Device(state) => Some((state, told.content)),
+                _ => None,
+            });
             let facts = device::Facts { entry, body, generation, reported };
-            let compose = move |current: &Value| device::compose(&facts, current, time());
-            (uid.to_string(), Box::new(compose))
+            (uid, Box::new(move |current, now| device::compose(&facts, current, now)))
         }
     };
-    // Somebody else has written since, such as the sweep of an offline node: what is known is not so any more.
-    let seen = index.source_revision(session.node(), &job.target.entry());
-    let known = job.known.filter(|known| seen.is_none_or(|revision| !known.is_older_than(revision)));
-    Ok(Work { target: job.target, uid, session: session.id(), seq: job.seq, known, compose })
+    let seen = index.source_revision(session.node(), &target.entry());
+    // Composed over nothing: over what this session wrote the same facts give the same status again.
+    let what = ContentHash::of_canonical(&canonical_json(&compose(&Value::Null, Timestamp::UNIX_EPOCH)));
+    if book.says(&target, what, seen) {
+        return Begun::Ended(target, Written { code: Code::Written, reason: "", known: None, newer: None });
+    }
+    let known = recall.find(&target, seen);
+    let (uid, session) = (uid.to_string(), session.id());
+    Begun::Write(Work {
+        target,
+        uid,
+        session,
+        seq,
+        known,
+        compose: Box::new(move |current| compose(current, time())),
+    })
+}
+
+fn node_facts(book: &mut Book, session: &Session, view: View<'_>, duplicate: bool) -> node::Facts {
+    let index = view.index;
+    let standing = session.standing(view);
+    // What leaves the set and is held at the agent may come back, and nobody would report it again.
+    book.retain(|key| standing.entries.contains_key(key) || session.is_answered(key));
+    let answered = EntryKind::ALL.into_iter().map(|kind| session.holds(kind)).sum();
+    book.composed(is_settled(&standing).then_some(answered));
+    let of_kind = |kind| standing.entries.iter().filter(move |(key, _)| key.kind == kind);
+    let devices = of_kind(EntryKind::Device).map(|(key, entry)| {
+        let stands = book.device(key, entry.desired, |uid| index.has(key, uid));
+        let stands = stands.or_else(|| index.device_stands(key));
+        (key.clone(), stands.unwrap_or_default())
+    });
+    let workloads = of_kind(EntryKind::Workload).filter_map(|(key, _)| {
+        let told = book.told(key).filter(|told| index.has(key, &told.uid))?;
+        match told.state? {
+            State::Workload(state) => Some((key.clone(), (state, told.content))),
+            _ => None,
+        }
+    });
+    let (devices, workloads) = (devices.collect(), workloads.collect());
+    node::Facts { standing, machine: book.machine.clone(), workloads, devices, duplicate }
+}
+
+/// Whether the agent has all that it should have, and takes it.
+fn is_settled(standing: &Standing) -> bool {
+    let stands = |entry: &Entry| entry.refused.is_none() && (entry.held.is_some() || entry.delivered);
+    standing.sync == InSync::Ok && standing.entries.values().all(stands)
 }

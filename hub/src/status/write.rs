@@ -1,5 +1,5 @@
 //! One status write: read if nothing is known, compose, compare, patch with a precondition; on a conflict
-//! read again, on "too many requests" hold all writes of this replica.
+//! read again, on "too many requests" and without an answer slow all writes of this replica.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use kube::Client;
 use kube::Resource as _;
 use kube::client::Body;
+use rand::RngExt as _;
 use selvedge_crds::{Device, EdgeNode};
 use selvedge_model::SessionId;
 use selvedge_operator::backoff::Backoff;
@@ -26,12 +27,14 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// After a conflict whose successor was a conflict again, and after other failures.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const MOST_WAIT: Duration = Duration::from_secs(30);
-/// A "too many requests" without Retry-After; the API server says one second.
+/// A "too many requests" without Retry-After, where the API server says one second; and no answer at all.
 const HELD: Duration = Duration::from_secs(1);
+/// A replica waits up to this part longer than it was told.
+const SPREAD: f64 = 0.25;
 /// No proxy on the way may hold us longer.
 const MOST_HELD: Duration = Duration::from_secs(60);
 
-/// An object as it was last seen: kept as bytes, because a session keeps one for each of its objects.
+/// An object as it was last seen: as bytes, because a replica keeps many.
 #[derive(Clone, Debug)]
 pub struct Known {
     revision: u64,
@@ -71,7 +74,7 @@ pub struct Work {
 }
 
 impl Written {
-    /// Its object left the node's set before it was written.
+    /// Its object left the node's set before it was written, or another one has its name now.
     #[must_use]
     pub fn gone() -> Self {
         Self { code: Code::Gone, reason: "", known: None, newer: None }
@@ -85,13 +88,20 @@ impl Known {
         let version = &object["metadata"]["resourceVersion"];
         let kept = json!({"resourceVersion": version, "status": object["status"]});
         let revision = version.as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
-        Self { revision, object: kept.to_string().into() }
+        // Without the room to grow that the text was left with.
+        Self { revision, object: kept.to_string().into_bytes().into_boxed_slice().into() }
     }
 
-    /// Whether the object has been at `revision` since: somebody else has written.
+    /// Its resourceVersion.
     #[must_use]
-    pub fn is_older_than(&self, revision: u64) -> bool {
-        self.revision < revision
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.object.len()
     }
 }
 
@@ -122,8 +132,12 @@ pub fn decide(work: &Work, current: &Known) -> Decision {
 enum Failed {
     Conflict,
     Refused(&'static str),
-    /// The API server has too much to do: all writes wait for so long.
+    /// Another object has its name.
+    OtherUid,
+    /// The API server has too much to do: nothing was done.
     Busy(Duration),
+    /// It gave no answer in time, or none at all, which is as good as too much to do.
+    Unanswered(String),
     /// To be tried again.
     Transient(String),
 }
@@ -138,7 +152,16 @@ pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
     loop {
         let result = attempt(hub, client, work, &mut known).await;
         match result {
-            Ok(written) => return written,
+            Ok(written) => {
+                if let Some(known) = &written.known {
+                    hub.recall.keep(&work.target, known);
+                }
+                return written;
+            }
+            Err(Failed::OtherUid) => {
+                count("gone");
+                return Written::gone();
+            }
             Err(Failed::Refused(reason)) => {
                 count("refused");
                 tracing::warn!(object = %work.target, reason, "a status was refused; its report is dropped");
@@ -152,12 +175,9 @@ pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
                     sleep(backoff.failed()).await;
                 }
             }
-            Err(Failed::Busy(wait)) => {
-                count("busy");
-                // Nothing was done, so what is known still holds.
-                hub.writes.hold(wait, clock::now());
-            }
-            Err(Failed::Transient(error)) => {
+            // What is known still holds, and the bucket knows when the next turn is.
+            Err(Failed::Busy(_)) => count("busy"),
+            Err(Failed::Unanswered(error) | Failed::Transient(error)) => {
                 count("failed");
                 // It may have been done all the same.
                 (known, failures) = (None, failures + 1);
@@ -203,7 +223,7 @@ async fn attempt(
 async fn read(hub: &Hub, client: &Client, work: &Work) -> Result<Known, Failed> {
     let object = call(hub, client, Method::GET, &path(&work.target), None).await?;
     if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(&work.uid) {
-        return Err(Failed::Refused("OtherUid"));
+        return Err(Failed::OtherUid);
     }
     Ok(Known::of(&object))
 }
@@ -222,21 +242,31 @@ async fn call(
     }
     let body = patch.map(|patch| patch.to_string().into_bytes()).unwrap_or_default();
     let request = request.body(Body::from(body)).map_err(|_| Failed::Refused("NoSuchName"))?;
-    hub.writes.turn().await;
+    let turn = hub.writes.turn().await;
     let exchange = async {
         let answer = client.send(request).await?;
         let (head, body) = answer.into_parts();
         Ok::<_, kube::Error>((head, body.collect_bytes().await?))
     };
-    let (head, body) = match timeout(ANSWER, exchange).await {
-        Err(_) => return Err(Failed::Transient("no answer".into())),
-        Ok(Err(error)) => return Err(Failed::Transient(chain(&error))),
-        Ok(Ok(answer)) => answer,
+    let result = match timeout(ANSWER, exchange).await {
+        Err(_) => Err(Failed::Unanswered("no answer".into())),
+        Ok(Err(error)) => Err(Failed::Unanswered(chain(&error))),
+        Ok(Ok((head, body))) if head.status.is_success() => {
+            serde_json::from_slice(&body).map_err(|error| Failed::Transient(chain(&error)))
+        }
+        Ok(Ok((head, body))) => Err(judge(head.status, &head.headers, &body)),
     };
-    if !head.status.is_success() {
-        return Err(judge(head.status, &head.headers, &body));
+    let wait = match &result {
+        Err(Failed::Busy(wait)) => Some(*wait),
+        Err(Failed::Unanswered(_)) => Some(HELD),
+        _ => None,
+    };
+    if let Some(wait) = wait {
+        // Replicas that were told the same must not come back together.
+        let spread = rand::rng().random_range(0.0..=SPREAD);
+        hub.writes.congested(turn.sent(), wait.mul_f64(1.0 + spread), clock::now());
     }
-    serde_json::from_slice(&body).map_err(|error| Failed::Transient(chain(&error)))
+    result
 }
 
 fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
@@ -249,9 +279,13 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
             let after = headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
             Failed::Busy(after.map_or(HELD, Duration::from_secs).min(MOST_HELD))
         }
-        _ => {
+        status => {
             let said: Value = serde_json::from_slice(body).unwrap_or_default();
-            Failed::Transient(format!("{status}: {}", said["message"].as_str().unwrap_or("no reason given")))
+            let why = format!("{status}: {}", said["message"].as_str().unwrap_or("no reason given"));
+            match status {
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Failed::Unanswered(why),
+                _ => Failed::Transient(why),
+            }
         }
     }
 }

@@ -91,7 +91,7 @@ async fn admit(
     peer: &Peer,
     door: &Door,
     hello: wire::Hello,
-) -> Result<Option<(Session, Arc<Inbox>)>, Ended> {
+) -> Result<Option<(Box<Session>, Arc<Inbox>)>, Ended> {
     let hub = &door.hub;
     let Some(cluster) = hub.cluster.borrow().clone() else { return Ok(None) };
     let agreed = negotiate(hello.protocol_min, hello.protocol_max);
@@ -149,5 +149,5 @@ async fn admit(
         hub.sessions.close(session.uid(), session.id());
         return Err(ended);
     }
-    Ok(Some((session, inbox)))
+    Ok(Some((Box::new(session), inbox)))
 }

@@ -46,7 +46,12 @@ const EPOCH_SPREAD_MS: std::ops::Range<u64> = 0..10_000;
 const DUPLICATE_MS: u64 = 60_000;
 
 /// Runs a session that was admitted, to its end.
-pub(super) async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox>, door: &Door) -> Ended {
+pub(super) async fn live(
+    socket: &mut Socket,
+    session: Box<Session>,
+    inbox: Arc<Inbox>,
+    door: &Door,
+) -> Ended {
     let hub = &door.hub;
     let book = Book::new(session.node().clone());
     let mut drive = Drive {
@@ -62,6 +67,7 @@ pub(super) async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox
         duplicate: None,
         lag: Lag::default(),
         share: Share::new(&hub.metrics),
+        told_held: false,
     };
     let ended = drive.run(socket, door).await;
     let session = &drive.session;
@@ -87,7 +93,8 @@ pub(super) async fn live(socket: &mut Socket, session: Session, inbox: Arc<Inbox
 /// A session with what it takes to run it.
 pub(super) struct Drive {
     pub(super) hub: Arc<Hub>,
-    pub(super) session: Session,
+    /// Boxed: a future has room for it in each place that it passes through.
+    pub(super) session: Box<Session>,
     inbox: Arc<Inbox>,
     pub(super) book: Book,
     pub(super) writes: JoinSet<(Target, Written)>,
@@ -104,6 +111,8 @@ pub(super) struct Drive {
     lag: Lag,
     /// Its part of the hub's gauges.
     share: Share,
+    /// People were told that removals of it wait.
+    told_held: bool,
 }
 
 impl Drive {
@@ -123,6 +132,7 @@ impl Drive {
             self.look();
             self.begin_writes();
             self.inbox.waits.store(self.session.waits(), Ordering::Relaxed);
+            self.inbox.unmarked.store(self.session.is_unmarked(), Ordering::Relaxed);
             let due = [
                 Some(beat),
                 Some(heard + SILENCE),
@@ -203,8 +213,10 @@ impl Drive {
     fn look(&mut self) {
         let now = clock::now();
         self.share.set(self.session.dirty(), |kind| self.session.held_back(kind));
+        self.tell_held(now);
         if self.session.is_quiet() {
             self.lag.settled();
+            self.book.delivered(now);
         }
         if !self.session.is_resyncing() {
             self.turn = Turn::None;
@@ -227,6 +239,17 @@ impl Drive {
         }
     }
 
+    fn tell_held(&mut self, now: Instant) {
+        let why = self.session.held_for_people();
+        if let Some(why) = why.filter(|_| !self.told_held) {
+            let held = EntryKind::ALL.map(|kind| (kind, self.session.held_back(kind)));
+            let held: Vec<_> = held.into_iter().filter(|(_, count)| *count > 0).collect();
+            let (node, uid) = (self.session.node(), self.session.uid());
+            self.hub.notices.removals_held(node, uid, why, &held, now);
+        }
+        self.told_held = why.is_some();
+    }
+
     fn receive(&mut self, message: ToHub) -> Vec<Output> {
         let hub = self.hub.clone();
         let now = clock::now();
@@ -244,12 +267,14 @@ impl Drive {
             self.session.receive(message, view(&index, &hub))
         };
         if let Some(refused) = ack {
+            let any_refused = !refused.is_empty();
             let keys = refused.into_iter().filter_map(|refusal| EntryKey::try_from(refusal.key?).ok());
             for key in keys.filter(|key| key.kind == EntryKind::Device) {
                 self.book.device_news(&crate::index::ObjectKey::new(&key.namespace, &key.name), now);
             }
             self.count_held();
-            self.book.news(now, true);
+            let answered = EntryKind::ALL.into_iter().map(|kind| self.session.holds(kind)).sum();
+            self.book.acked(answered, any_refused, now);
         }
         outputs
     }
@@ -348,8 +373,11 @@ impl Drive {
                     self.book.report(report, now);
                 }
                 Output::Poke(resources) => {
-                    self.hub.metrics.watermark_waits.inc();
+                    if !resources.is_empty() {
+                        self.hub.metrics.watermark_waits.inc();
+                    }
                     self.hub.pokes.poke(&resources);
+                    self.hub.cluster_wanted.notify_one();
                 }
                 Output::Admit(bytes) => self.turn = self.hub.resyncs.queue(bytes),
                 Output::Resynced => self.hub.metrics.resyncs.inc(),

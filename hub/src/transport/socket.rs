@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -11,14 +11,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use crate::faults::Fault;
 
-/// Frames of agents are small; the default of 128 KiB is 13 times what all else of a session takes.
-const READ_BUFFER: usize = 4096;
-/// One frame and its header; the socket is flushed after each.
-const WRITE_BUFFER: usize = MAX_FRAME_BYTES + 4096;
+/// Each session keeps this buffer, and the frames of an agent at rest are small: the default is 128 KiB.
+const READ_BUFFER: usize = 256;
+/// For answers to pings and goodbyes, which have 125 bytes at most: all else passes this buffer by.
+const WRITE_BUFFER: usize = 4096;
+/// The longest head of a frame that a server sends (RFC 6455, section 5.2).
+const HEAD: usize = 10;
 /// A peer that takes no byte of a frame's rest for this long is gone, or reads on purpose too slowly. A delta
 /// of 256 KiB goes through a link of 10 KB/s in that time.
 const WRITE: Duration = Duration::from_secs(30);
@@ -98,11 +102,23 @@ impl Socket {
 
     /// Sends one binary frame. Not cancel-safe: a frame that was begun must be ended.
     pub async fn send(&mut self, frame: Bytes) -> Result<(), SocketError> {
-        match timeout(WRITE, self.0.send(Message::Binary(frame))).await {
+        match timeout(WRITE, self.put(frame)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(SocketError::Broken(Box::new(error))),
             Err(_) => Err(SocketError::Stuck),
         }
+    }
+
+    /// Past the library's buffer, which would keep the size of the largest frame for as long as the session lives.
+    async fn put(&mut self, frame: Bytes) -> Result<(), Error> {
+        // The answer to a ping that was begun must be ended first.
+        self.0.flush().await?;
+        let mut head = Vec::with_capacity(HEAD);
+        let empty = Frame::message(Bytes::new(), OpCode::Data(Data::Binary), true);
+        empty.header().format(frame.len() as u64, &mut head)?;
+        let stream = self.0.get_mut();
+        stream.write_all_buf(&mut Bytes::from(head).chain(frame)).await?;
+        Ok(stream.flush().await?)
     }
 
     /// Says goodbye at the WebSocket's level, to a broken peer with the code of its fault; one that does not

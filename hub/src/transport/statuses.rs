@@ -8,7 +8,8 @@ use super::admit::Ended;
 use super::drive::{Drive, send, view};
 use super::socket::Socket;
 use crate::clock;
-use crate::status::{self, Job, Target, Work, Written};
+use crate::index::Resource;
+use crate::status::{self, Begun, Job, Target, Written};
 
 /// Status writes at once of one session: a node with many devices must not take the API server alone.
 const WRITES: usize = 8;
@@ -29,18 +30,19 @@ impl Drive {
         for job in self.book.jobs(now, free) {
             let (hub, client) = (self.hub.clone(), client.clone());
             match self.work(job) {
-                Ok(work) => {
+                Begun::Write(work) => {
                     self.writes.spawn(async move {
                         let written = status::write(&hub, &client, &work).await;
                         (work.target, written)
                     });
                 }
-                Err(target) => {
-                    // The object left the set between report and write.
-                    let written =
-                        Written { code: wire::verdict::Code::Gone, reason: "", known: None, newer: None };
+                Begun::Ended(target, written) => {
+                    if written.code == wire::verdict::Code::Written {
+                        hub.metrics.status_writes.with_label_values(&["unchanged"]).inc();
+                    }
                     self.writes.spawn(std::future::ready((target, written)));
                 }
+                Begun::Later => {}
             }
         }
         let coalesced = std::mem::take(&mut self.book.coalesced);
@@ -48,12 +50,22 @@ impl Drive {
     }
 
     /// What a job writes, of what is known now.
-    fn work(&mut self, job: Job) -> Result<Work, Target> {
+    fn work(&mut self, job: Job) -> Begun {
         let hub = self.hub.clone();
         let index = hub.index();
         let duplicate = self.duplicate.is_some();
         let time = selvedge_operator::clock::now;
-        status::work(job, &mut self.book, &self.session, view(&index, &hub), duplicate, time)
+        status::work(job, &mut self.book, &self.session, view(&index, &hub), duplicate, &hub.recall, time)
+    }
+
+    fn tell_refused(&self, target: &Target, why: &str) {
+        let uid = match target {
+            Target::Node(_) => Some(self.session.uid().clone()),
+            Target::Device(key) => self.hub.index().uid(&Resource::Devices, key),
+        };
+        if let Some(uid) = uid {
+            self.hub.notices.refused(target, &uid, why, clock::now());
+        }
     }
 
     pub(super) async fn written(
@@ -62,8 +74,11 @@ impl Drive {
         socket: &mut Socket,
     ) -> Result<(), Ended> {
         let (target, written) = written.map_err(|_| Ended::Said("a status write panicked"))?;
+        if written.code == wire::verdict::Code::Refused {
+            self.tell_refused(&target, written.reason);
+        }
         let newer = written.newer;
-        let verdicts = self.book.written(&target, written);
+        let verdicts = self.book.written(&target, &written);
         if !verdicts.is_empty() {
             send(&self.hub.metrics, socket, ToAgent::Verdicts(wire::Verdicts { verdicts })).await?;
         }

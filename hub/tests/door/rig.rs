@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
+use kube::Client;
 use prometheus::Registry;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -80,12 +81,17 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    /// One that writes statuses.
+    pub async fn with(client: Option<Client>) -> Self {
         let ca = Ca::new();
         let cluster =
             Cluster { id: CLUSTER.into(), epoch: 0, ca_pem: ca.pem.clone(), release: String::new() };
         let (_, receiver) = watch::channel(Some(Arc::new(cluster.clone())));
-        let hub = Arc::new(Hub::new(None, receiver, Metrics::new(&Registry::new()).unwrap()));
-        hub.set_cluster(&cluster);
+        let hub = Arc::new(Hub::new(client, receiver, Metrics::new(&Registry::new()).unwrap()));
+        hub.set_cluster(&cluster, now());
         let tls = Arc::new(Tls::default());
         let params = CertificateParams::new(vec!["hub.test".to_owned()]).unwrap();
         tls.replace(ca.sign(params, ExtendedKeyUsagePurpose::ServerAuth), &ca.pem).unwrap();

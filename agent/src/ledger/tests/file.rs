@@ -2,13 +2,18 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use selvedge_model::EntryKind;
 use selvedge_protocol::agent::{EntryReport, WorkloadState, entry_report::State};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{CLUSTER, Offer, answered, begin, config_map, deltas, sync, workload, workload_body};
+use super::{
+    CLUSTER, Offer, answered, begin, config_map, deltas, device, device_body, key, sync, workload,
+    workload_body,
+};
 use crate::ledger::{
-    Desired, Handle, LEDGER_FILE, Machine, OpenError, Opened, RowKey, SqliteStore, open, run,
+    Desired, Handle, KEY_FILE, LEDGER_FILE, Machine, OpenError, Opened, Publisher, RowKey, SqliteStore, open,
+    run,
 };
 use selvedge_protocol::agent::to_agent::Message as FromHub;
 
@@ -47,6 +52,89 @@ fn what_was_answered_is_there_when_it_is_opened_again() {
     assert!(machine.entry(&workload("waits")).unwrap().is_some());
     sync(&mut machine, &std::collections::BTreeMap::new(), 9);
     assert!(machine.rows().is_empty());
+}
+
+/// A Secret, a workload in force that names it, and a device.
+fn secretive() -> std::collections::BTreeMap<RowKey, Offer> {
+    let secret = key(EntryKind::Secret.number(), "pins", "k1");
+    let body = json!({"references": [{"kind": "Secret", "name": "pins", "version": "k1"}], "revision": "r1", "template": {}});
+    [
+        (secret, Offer::new("p", 1, &json!({"data": {"pin": "aHVudGVyMg=="}, "salt": "s"}))),
+        (workload("web"), Offer::new("w", 1, &body)),
+        (device("boiler"), Offer::new("d", 1, &device_body("h"))),
+    ]
+    .into()
+}
+
+fn desired(machine: &mut Machine<SqliteStore>) -> Arc<Desired> {
+    Publisher::load(machine).unwrap().desired(machine)
+}
+
+#[test]
+fn secrets_are_on_the_disk_for_nobody_who_lacks_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { mut machine, .. } = opened(dir.path());
+    sync(&mut machine, &secretive(), 7);
+    let files = || fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+    for text in ["hunter2", "aHVudGVyMg"] {
+        for file in files() {
+            let bytes = fs::read(&file).unwrap();
+            assert!(
+                !bytes.windows(text.len()).any(|w| w == text.as_bytes()),
+                "{text} is in {}",
+                file.display()
+            );
+        }
+    }
+    assert!(
+        files().any(|file| file.ends_with(format!("{LEDGER_FILE}-wal"))),
+        "what was not looked at says nothing"
+    );
+    drop(machine);
+    let Opened { mut machine, notice } = opened(dir.path());
+    assert_eq!((notice.as_str(), desired(&mut machine).of_kind(EntryKind::Secret).count()), ("", 1));
+}
+
+#[test]
+fn a_lost_key_costs_the_secrets_and_nothing_else() {
+    for lose in
+        [(|path| fs::remove_file(path).unwrap()) as fn(&Path), |path| fs::write(path, "garbage").unwrap()]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { mut machine, .. } = opened(dir.path());
+        sync(&mut machine, &secretive(), 7);
+        let whole = machine.meta().digest;
+        drop(machine);
+        lose(&dir.path().join(KEY_FILE));
+
+        let Opened { mut machine, notice } = opened(dir.path());
+        assert!(notice.contains("1 of them"), "{notice}");
+        let now = desired(&mut machine);
+        assert_eq!(now.of_kind(EntryKind::Secret).count(), 0);
+        assert_eq!(
+            (now.of_kind(EntryKind::Workload).count(), now.of_kind(EntryKind::Device).count()),
+            (1, 1)
+        );
+        assert!(now.complete);
+        assert_ne!(machine.meta().digest, whole, "the next Hello tells that something is missing");
+
+        sync(&mut machine, &secretive(), 7);
+        assert_eq!(machine.meta().digest, whole);
+        drop(machine);
+        let Opened { mut machine, notice } = opened(dir.path());
+        assert_eq!((notice.as_str(), desired(&mut machine).of_kind(EntryKind::Secret).count()), ("", 1));
+    }
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_refused_without_a_word_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { mut machine, .. } = opened(dir.path());
+    let secret = key(EntryKind::Secret.number(), "pins", "k1");
+    let wanted = [(secret.clone(), Offer::new("p", 1, &json!({"data": {"pin": ["hunter2"]}})))].into();
+    sync(&mut machine, &wanted, 7);
+    let refused = machine.rows()[&secret].answered.clone().unwrap().refused.unwrap();
+    assert_eq!((refused.reason.as_str(), refused.message.contains("hunter2")), ("Undecodable", false));
 }
 
 #[test]

@@ -8,19 +8,20 @@ use std::{
 };
 
 use selvedge_model::{
-    ConfigMapEntry, ContentHash, Reference, WorkloadEntry,
+    ConfigMapEntry, ContentHash, EntryKey, Reference, ReferenceKind, SecretEntry, WorkloadEntry,
     pod::{PodMetadata, PodSpec, PodTemplate},
 };
 use selvedge_protocol::agent::Phase;
 use serde::Deserialize;
 
 use crate::runtime::{
-    DesiredWorkload,
+    DesiredWorkload, Referenced,
     cri::{Container, ContainerNotes, ContainerState, Details, Sandbox, WorkloadKey},
     desired,
     fields::{ContainerFields, SandboxFields, content},
     plan::{Desired, Found, FoundContainer, FoundSandbox, Observed, plan},
     state::state,
+    volumes::{Place, VolumeId},
 };
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -48,6 +49,8 @@ pub(super) struct Wanted {
     spec: PodSpec,
     #[serde(default)]
     config_maps: BTreeMap<String, ConfigMapEntry>,
+    #[serde(default)]
+    secrets: BTreeMap<String, SecretEntry>,
 }
 
 #[derive(Deserialize)]
@@ -112,8 +115,19 @@ fn key(text: &str) -> WorkloadKey {
 impl Wanted {
     pub(super) fn entry(self) -> DesiredWorkload {
         let WorkloadKey { namespace, name } = key(&self.key);
-        let references = self.config_maps.keys().map(|name| Reference {
-            kind: "ConfigMap".into(),
+        // Stands in for the versions of ConfigMaps and Secrets, which are part of the real hash.
+        let values = serde_json::to_value((&self.config_maps, &self.secrets)).unwrap();
+        let maps = self
+            .config_maps
+            .into_iter()
+            .map(|(name, map)| (ReferenceKind::ConfigMap, name, Referenced::ConfigMap(Arc::new(map))));
+        let secrets = self
+            .secrets
+            .into_iter()
+            .map(|(name, secret)| (ReferenceKind::Secret, name, Referenced::Secret(Arc::new(secret))));
+        let named: Vec<_> = maps.chain(secrets).collect();
+        let references = named.iter().map(|(kind, name, _)| Reference {
+            kind: kind.name().into(),
             name: name.clone(),
             version: "1".into(),
         });
@@ -125,17 +139,18 @@ impl Wanted {
                 spec: self.spec,
             },
         };
-        let config_maps: BTreeMap<_, _> =
-            self.config_maps.into_iter().map(|(name, map)| ((name, "1".to_owned()), Arc::new(map))).collect();
-        // Stands in for the versions of ConfigMaps, which are part of the real hash.
-        let values: Vec<_> = config_maps.values().map(Arc::as_ref).collect();
+        let references = named.into_iter().map(|(kind, name, data)| {
+            let version = "1".to_owned();
+            (EntryKey { version, ..EntryKey::new(kind.entry(), &namespace, &name) }, data)
+        });
+        let references = references.collect();
         DesiredWorkload {
             namespace,
             name,
             uid: self.uid,
             content_hash: ContentHash::of(&serde_json::to_value((&entry, values)).unwrap()),
             entry: Arc::new(entry),
-            config_maps,
+            references,
         }
     }
 }
@@ -144,7 +159,8 @@ impl SeenSandbox {
     fn found(self, key: &WorkloadKey) -> FoundSandbox {
         let containers = self.containers.into_iter().map(|seen| {
             let spec = self.from.containers.iter().find(|container| container.name == seen.name);
-            let fields = spec.map(ContainerFields::of).unwrap_or_default();
+            let fields =
+                spec.map(|container| ContainerFields::of(container, &self.from.volumes)).unwrap_or_default();
             let finished_ms =
                 if seen.state == ContainerState::Exited { NOW_MS - seen.ended_ago * 1000 } else { 0 };
             FoundContainer {
@@ -192,10 +208,14 @@ fn render(case: Case) -> String {
     for seen in case.observed {
         let key = key(&seen.key);
         let workload = wanted.get(&key).and_then(|resolved| resolved.as_ref().ok());
-        let same = |volume: &str| Some(workload?.volumes.get(volume)?.as_ref().ok()?.content.clone());
+        let same = |volume: &VolumeId| Some(workload?.volumes.get(volume)?.as_ref().ok()?.content.clone());
         let volumes = seen.volumes.into_iter().map(|(name, content)| {
-            let content = if content == "same" { same(&name).unwrap_or_default() } else { content };
-            (name, content)
+            let volume = match name.strip_suffix(" in memory") {
+                Some(name) => VolumeId { place: Place::Memory, name: name.into() },
+                None => VolumeId { place: Place::Disk, name },
+            };
+            let content = if content == "same" { same(&volume).unwrap_or_default() } else { content };
+            (volume, content)
         });
         let found = Found {
             volumes: volumes.collect(),

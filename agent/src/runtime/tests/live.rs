@@ -67,9 +67,9 @@ async fn a_container_comes_is_adopted_and_goes() {
     let runs = |report: &WorkloadReport| {
         report.state.phase == i32::from(Phase::Running) && report.content_hash.is_some()
     };
-    let mut runtime = Runtime::connect(&socket, dir.path());
+    let mut runtime = Runtime::connect(&socket, dir.path(), dir.path());
     let first = until(&mut runtime, &till, runs).await;
-    let mut another = Runtime::connect(&socket, dir.path());
+    let mut another = Runtime::connect(&socket, dir.path(), dir.path());
     let second = until(&mut another, &till, runs).await;
     assert_eq!(first.state, second.state, "another agent restarts nothing");
     until_gone(&mut another, &dir.path().join("logs/live")).await;
@@ -93,7 +93,7 @@ async fn how_a_container_ends_is_told() {
                 command: ["{program}", "-c", "{command}"]}}]}}}}"#,
             reason.to_lowercase()
         ));
-        let mut runtime = Runtime::connect(&socket, dir.path());
+        let mut runtime = Runtime::connect(&socket, dir.path(), dir.path());
         let told = |report: &WorkloadReport| {
             report.state.reason == reason
                 && report.state.restarts == 1

@@ -11,13 +11,15 @@ struct Node {
     runtime: Runtime<Arc<Fake>>,
     fake: Arc<Fake>,
     dir: tempfile::TempDir,
+    memory: tempfile::TempDir,
 }
 
 impl Node {
     fn new() -> Self {
         let fake = Arc::new(Fake::default());
         let dir = tempfile::tempdir().unwrap();
-        Self { runtime: Runtime::over(Arc::clone(&fake), dir.path()), fake, dir }
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        Self { runtime: Runtime::over(Arc::clone(&fake), dir.path(), memory.path()), fake, dir, memory }
     }
 
     /// Passes until no job runs any more.
@@ -80,7 +82,7 @@ async fn a_new_agent_and_a_new_uid_adopt_what_runs() {
     node.fake.world().images.insert("till:1".into());
     node.settle(&[wanted(TILL)]).await;
     let before: Vec<_> = node.fake.world().containers.keys().cloned().collect();
-    node.runtime = Runtime::over(Arc::clone(&node.fake), node.dir.path());
+    node.runtime = Runtime::over(Arc::clone(&node.fake), node.dir.path(), node.memory.path());
     let again = wanted(&TILL.replace("u1", "u2"));
     let reports = node.runtime.reconcile(std::slice::from_ref(&again)).await;
     assert_eq!(reports[0].content_hash, Some(again.content_hash), "applied at the first look");
@@ -136,6 +138,74 @@ async fn a_changed_config_map_swaps_the_volume_and_restarts_nothing() {
     assert_eq!(world.running(), ["web 1"]);
     let id = world.containers.keys().next().unwrap();
     assert_eq!(world.env[id], [("MODE".to_owned(), "slow".to_owned())]);
+}
+
+const PINNED: &str = r#"{key: shop/till, secrets: {pins: {data: {pin: aHVudGVyMg==, raw: /w==}}},
+    spec: {containers: [{name: web, image: "till:1", envFrom: [{prefix: P_, secretRef: {name: pins}}],
+        env: [{name: PIN, valueFrom: {secretKeyRef: {name: pins, key: pin}}}],
+        volumeMounts: [{name: pins, mountPath: /pins}]}],
+      volumes: [{name: pins, secret: {secretName: pins, defaultMode: 256}}]}}"#;
+
+/// Every file below `dir` that holds `text`.
+fn holding(dir: &std::path::Path, text: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(holding(&path, text));
+        } else if std::fs::read(&path)
+            .is_ok_and(|bytes| bytes.windows(text.len()).any(|w| w == text.as_bytes()))
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_in_memory_alone_and_swaps_without_a_restart() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut node = Node::new();
+    node.fake.world().images.insert("till:1".into());
+    let first = wanted(PINNED);
+    node.settle(std::slice::from_ref(&first)).await;
+    let pins = node.memory.path().join("secrets/shop/till/pins");
+    assert_eq!(std::fs::read_to_string(pins.join("pin")).unwrap(), "hunter2");
+    assert_eq!(std::fs::read(pins.join("raw")).unwrap(), [255]);
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&pins.join("pin")), mode(&node.memory.path().join("secrets"))), (0o400, 0o700));
+    let before: Vec<_> = node.fake.world().containers.keys().cloned().collect();
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let env = [variable("P_pin", "hunter2"), variable("PIN", "hunter2")];
+    assert_eq!(node.fake.world().env[&before[0]], env);
+    assert_eq!(
+        holding(node.dir.path(), "hunter2"),
+        Vec::<std::path::PathBuf>::new(),
+        "nothing is on the disk"
+    );
+
+    let changed = wanted(&PINNED.replace("aHVudGVyMg==", "c3Vubnk="));
+    let reports = node.settle(std::slice::from_ref(&changed)).await;
+    assert_eq!(reports[0].content_hash, Some(changed.content_hash));
+    assert_eq!(std::fs::read_to_string(pins.join("pin")).unwrap(), "sunny");
+    assert_eq!(holding(node.memory.path(), "hunter2"), Vec::<std::path::PathBuf>::new());
+    assert_eq!(node.fake.world().containers.keys().cloned().collect::<Vec<_>>(), before, "nothing restarts");
+    assert!(!format!("{changed:?} {reports:?}").contains("c3Vubnk"));
+
+    node.settle(&[]).await;
+    assert!(!node.memory.path().join("secrets/shop").exists(), "it goes with its workload");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_never_written_to_a_disk() {
+    let mut node = Node::new();
+    node.fake.world().images.insert("till:1".into());
+    // procfs stands for any file system that is no tmpfs, whatever this machine has.
+    node.runtime = Runtime::over(Arc::clone(&node.fake), node.dir.path(), std::path::Path::new("/proc"));
+    let reports = node.settle(&[wanted(PINNED)]).await;
+    assert_eq!(said(&reports[0]), (Phase::Failed, "DiskFailed"));
+    assert!(node.fake.world().containers.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

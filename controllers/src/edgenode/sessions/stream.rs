@@ -101,6 +101,14 @@ async fn take(
             };
             switchboard.change(done).await;
         }
+        Some(to_controller::Message::Restored(restored)) => {
+            tracing::warn!(
+                replica,
+                epoch = restored.epoch,
+                "a hub replica proves that the cluster was restored"
+            );
+            switchboard.restored.send_replace(Some(restored.epoch));
+        }
         // Who it is was said by its token; a message of a newer version is passed over.
         Some(to_controller::Message::Register(_) | to_controller::Message::Heartbeat(_)) | None => {}
     }

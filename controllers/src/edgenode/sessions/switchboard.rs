@@ -8,7 +8,7 @@ use futures::channel::mpsc::Sender as Trigger;
 use kube::runtime::reflector::ObjectRef;
 use selvedge_crds::EdgeNode;
 use selvedge_protocol::controller::ToReplica;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::state::{Effects, Sessions};
 use crate::raw::Raw;
@@ -21,6 +21,8 @@ pub const QUEUE: usize = 1024;
 pub struct Switchboard {
     inner: Mutex<Inner>,
     trigger: Trigger<ObjectRef<Raw<EdgeNode>>>,
+    /// The epoch in which a replica proved a restore.
+    pub restored: watch::Sender<Option<u64>>,
 }
 
 struct Inner {
@@ -34,7 +36,7 @@ impl Switchboard {
     #[must_use]
     pub fn new(sessions: Sessions, trigger: Trigger<ObjectRef<Raw<EdgeNode>>>) -> Self {
         let inner = Inner { sessions, queues: HashMap::new(), last_stream: 0 };
-        Self { inner: Mutex::new(inner), trigger }
+        Self { inner: Mutex::new(inner), trigger, restored: watch::Sender::new(None) }
     }
 
     /// A new stream of a replica, which replaces its older one: (number, orders to send).

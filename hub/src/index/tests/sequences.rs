@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use selvedge_model::{EntryKey, EntryKind};
+use selvedge_model::{EntryKey, EntryKind, ReferenceKind};
 use serde_json::{Value, json};
 
-use super::{Change, NODES, Objects, change, changes, event, names, note};
+use super::{Change, NODES, Objects, change, changes, event, names, note, version_key};
 use crate::index::{
     Event, Index, ObjectKey, Part, Pins, Resource, Slot, Touched, device_entry, workload_entry,
 };
@@ -33,15 +33,15 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => change.clone().prop_map(Step::Change),
         2 => change.prop_map(Step::Missed),
-        1 => (0..7_usize).prop_map(Step::Relist),
-        1 => (0..7_usize).prop_map(Step::WentBack),
+        1 => (0..8_usize).prop_map(Step::Relist),
+        1 => (0..8_usize).prop_map(Step::WentBack),
         1 => proptest::bool::weighted(0.7).prop_map(Step::Follow),
         2 => Just(Step::Fetch),
     ]
 }
 
 /// Beyond [`changes`]: a second application, revisions that are relabelled or cannot be read, a second
-/// ConfigMap, a namespace that goes.
+/// ConfigMap and Secret, a namespace that goes.
 fn further() -> impl Strategy<Value = Change> {
     let namespace = Just(change(Resource::Namespaces, "", "shop", None));
     let application = any::<bool>().prop_map(|there| {
@@ -53,7 +53,8 @@ fn further() -> impl Strategy<Value = Change> {
     let revision = (any::<bool>(), 0..4_u8).prop_map(|(web, state)| {
         let containers = match state {
             1 => json!("none"),
-            _ => json!([{"name": "c", "image": "api", "envFrom": [{"configMapRef": {"name": "extra"}}]}]),
+            2 => json!([{"name": "c", "image": "api", "envFrom": [{"configMapRef": {"name": "extra"}}]}]),
+            _ => json!([{"name": "c", "image": "api", "envFrom": [{"secretRef": {"name": "extra"}}]}]),
         };
         let object = json!({
             "metadata": {"labels": {"selvedge.dev/application": if web { "web" } else { "api" }}},
@@ -65,15 +66,20 @@ fn further() -> impl Strategy<Value = Change> {
         let object = json!({"metadata": {"uid": "x"}, "data": {"KEY": "x"}});
         change(Resource::ConfigMaps("shop".into()), "shop", "extra", there.then_some(object))
     });
-    prop_oneof![1 => namespace, 3 => application, 4 => revision, 2 => config_map]
+    let secret = any::<bool>().prop_map(|there| {
+        let object = json!({"metadata": {"uid": "y"}, "data": {"KEY": "eA=="}});
+        change(Resource::Secrets("shop".into()), "shop", "extra", there.then_some(object))
+    });
+    prop_oneof![1 => namespace, 3 => application, 4 => revision, 2 => config_map, 2 => secret]
 }
 
-fn config_maps() -> Resource {
-    Resource::ConfigMaps("shop".into())
+fn references() -> [Resource; 2] {
+    ReferenceKind::ALL.map(|kind| Resource::of_references(kind, &"shop".into()))
 }
 
 fn resource(number: usize) -> Resource {
-    Resource::CORE.get(number).cloned().unwrap_or_else(config_maps)
+    let [maps, secrets] = references();
+    Resource::CORE.get(number).cloned().unwrap_or(if number.is_multiple_of(2) { maps } else { secrets })
 }
 
 /// The API server, and the hub's view of it.
@@ -88,6 +94,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut index = Index::default();
+        index.set_version_key(version_key());
         for resource in Resource::CORE {
             index.apply(Event::Listed(resource, 1));
         }
@@ -95,7 +102,7 @@ impl World {
     }
 
     fn is_seen(&self, resource: &Resource) -> bool {
-        !self.cut.contains(resource) && (self.followed || *resource != config_maps())
+        !self.cut.contains(resource) && (self.followed || resource.references().is_none())
     }
 
     /// What the loops bring after a step.
@@ -120,23 +127,25 @@ impl World {
             }
             Step::Follow(true) if !self.followed => {
                 self.followed = true;
-                self.list(&config_maps())
+                references().iter().flat_map(|resource| self.list(resource)).collect()
             }
             Step::Follow(false) if self.followed => {
                 self.followed = false;
-                vec![Event::Dropped(config_maps())]
+                references().map(Event::Dropped).to_vec()
             }
             Step::Follow(_) => Vec::new(),
             Step::Fetch => {
-                let wanted = self.index.take_unfetched().into_iter().filter(|key| self.index.is_dropped(key));
-                let found = wanted.filter_map(|key| self.objects.get(&(config_maps(), key)));
-                found.map(|object| Event::Applied(config_maps(), object.clone())).collect()
+                let wanted = self.index.take_unfetched().into_iter();
+                let wanted = wanted.filter(|(resource, key)| self.index.is_dropped(resource, key));
+                let found =
+                    wanted.filter_map(|place| self.objects.get(&place).map(|object| (place.0, object)));
+                found.map(|(resource, object)| Event::Applied(resource, object.clone())).collect()
             }
         }
     }
 
     fn list(&mut self, resource: &Resource) -> Vec<Event> {
-        if !self.followed && *resource == config_maps() {
+        if !self.followed && resource.references().is_some() {
             return Vec::new();
         }
         self.cut.remove(resource);
@@ -155,12 +164,14 @@ impl World {
     /// The index of a hub that starts now.
     fn rebuilt(&self) -> Index {
         let mut index = Index::default();
+        index.set_version_key(version_key());
         for ((resource, _), object) in self.objects.iter().rev() {
-            if self.followed || *resource != config_maps() {
+            if self.followed || resource.references().is_none() {
                 index.apply(Event::Applied(resource.clone(), object.clone()));
             }
         }
-        for resource in Resource::CORE.into_iter().chain(self.followed.then(config_maps)) {
+        let followed = references().into_iter().filter(|_| self.followed);
+        for resource in Resource::CORE.into_iter().chain(followed) {
             index.apply(Event::Listed(resource, self.revision));
         }
         super::fetch(&mut index, &self.objects);
@@ -246,7 +257,7 @@ proptest! {
         steps in proptest::collection::vec(steps(), 1..50)
     ) {
         let mut world = World::new();
-        let last = (0..7).map(Step::Relist).chain([Step::Fetch]);
+        let last = (0..8).map(Step::Relist).chain([Step::Fetch]);
         for step in steps.into_iter().chain(last) {
             for event in world.events(&step) {
                 let said = format!("{event:?}");

@@ -120,6 +120,69 @@ fn an_annotation_accepts_for_one_node_and_may_go_again() {
     assert!(world.agent.meta().watermark.epoch == 1 && watermark.epoch == 1);
 }
 
+/// What the cluster says of its history is read by both replicas.
+fn mark(world: &mut World, history: &str) {
+    for replica in &mut world.replicas {
+        replica.index.read_history(history.parse().unwrap());
+        replica.index.epoch_read(world.now);
+    }
+    world.with_session(|session, view| session.proceed(view));
+    world.deliver();
+}
+
+#[test]
+fn a_mark_later_than_what_was_sent_proves_a_restore_however_high_revisions_have_risen() {
+    let mut world = stage();
+    mark(&mut world, "5-5");
+    world.act(rollout("r1", &[]));
+    world.settle();
+    let marked = |world: &World| world.agent.meta().watermark.revision(selvedge_model::HISTORY);
+    assert_eq!(marked(&world), 5);
+    // The first one that is read after it may be older than what was sent.
+    mark(&mut world, "5-6");
+    assert_eq!(marked(&world), 5);
+    mark(&mut world, "5-7");
+    assert_eq!(marked(&world), 7);
+    mark(&mut world, "5-8");
+    assert_eq!(marked(&world), 7, "a quiet node is left alone");
+
+    // The cluster goes back to mark 6, and its revision far beyond all that was seen.
+    world.act(Action::Cut);
+    world.act(Action::Restore { changes: 0, raised: true });
+    world.act(Action::List(0));
+    world.act(rollout("r2", &["n1-0"]));
+    world.act(Action::Hear(0));
+    world.act(Action::Dial(0));
+    // Before what differs is compared, the marks are read.
+    world.deliver();
+    assert_eq!(running(&world), Some("r1"));
+    mark(&mut world, "5-6,90-95");
+    assert!(is_paused(&mut world));
+    assert_eq!(running(&world), Some("r1"));
+    world.act(Action::Accept);
+    world.settle();
+    assert_eq!(running(&world), Some("r2"));
+}
+
+#[test]
+fn a_restore_that_was_proved_elsewhere_pauses_who_differs_and_nobody_else() {
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    world.act(Action::Restore { changes: 0, raised: true });
+    world.act(Action::List(0));
+    world.replicas[0].index.restored_in(0);
+    assert!(!is_paused(&mut world), "it has what it should have");
+    world.act(Action::Cut);
+    world.act(rollout("r2", &["n1-0"]));
+    world.act(Action::Hear(0));
+    world.act(Action::Dial(0));
+    assert!(is_paused(&mut world));
+    world.act(Action::Accept);
+    world.settle();
+    assert_eq!(running(&world), Some("r2"));
+}
+
 #[test]
 fn a_node_that_was_paused_stays_so_in_its_next_session() {
     let mut world = restored(false);

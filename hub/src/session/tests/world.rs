@@ -133,7 +133,7 @@ pub fn index(epoch: u64) -> Index {
 }
 
 pub fn resources() -> impl Iterator<Item = Resource> {
-    Resource::CORE.into_iter().chain([Resource::ConfigMaps("shop".into())])
+    crate::index::tests::resources()
 }
 
 pub fn text<'a>(object: &'a serde_json::Value, field: &str) -> &'a str {

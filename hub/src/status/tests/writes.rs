@@ -169,6 +169,22 @@ async fn a_busy_api_server_is_left_alone_by_all_for_as_long_as_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_is_asked_less_by_all() {
+    let never = Fault::Slow(Duration::from_secs(3600));
+    let world = world(json!({}), &[never, never, never, Fault::Status(504)]);
+    let rate = || world.hub.writes.rate(crate::clock::now());
+    let full = rate();
+    let (first, second, third) = tokio::join!(world.write(), world.write(), async {
+        sleep(Duration::from_millis(10_001)).await;
+        // Three were without an answer at once, which is one congestion.
+        assert_eq!(rate(), full / 2.0);
+        world.write().await
+    });
+    assert!([first, second, third].iter().all(|written| written.code == Code::Written));
+    assert!(world.counted("failed") >= 3, "{}", world.counted("failed"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_verdict_comes_after_the_answer_of_the_api_server() {
     let world = world(json!({}), &[Fault::Slow(Duration::ZERO), Fault::Slow(Duration::from_secs(3))]);
     let start = Instant::now();
@@ -196,7 +212,7 @@ async fn another_object_under_the_name_is_not_written() {
     let world = world(json!({}), &[]);
     world.server.lock().unwrap().object["metadata"]["uid"] = "other".into();
     let written = world.write().await;
-    assert_eq!((written.code, written.reason), (Code::Refused, "OtherUid"));
+    assert_eq!((written.code, written.reason), (Code::Gone, ""));
     assert_eq!(world.answers(), ["GET 200"]);
 }
 

@@ -1,16 +1,9 @@
-//! What the index costs in memory per Device, beside its encoded body. A binary of its own, because it counts all
-//! that is allocated. As for `cargo test -p selvedge-hub --test memory -- --nocapture`, the last line is a measure.
+//! What the index costs in memory per Device, beside its encoded body.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-use std::alloc::System;
-
-use cap::Cap;
 use selvedge_hub::index::{Event, Index, ObjectKey, Part, Pins, Resource, Slot};
 use serde_json::{Value, json};
 
-#[global_allocator]
-static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+use crate::{allocated, alone};
 
 const NODES: usize = 2_000;
 const DEVICES: usize = 20_000;
@@ -67,6 +60,7 @@ fn device(number: usize) -> Value {
 
 #[test]
 fn a_device_costs_at_most_two_kibibytes_beside_its_body() {
+    let _alone = alone();
     let mut index = Index::default();
     let namespace = json!({"metadata": {"name": "shops", "labels": {"selvedge.dev/edge": "enabled"}}});
     index.apply(Event::Applied(Resource::Namespaces, namespace));
@@ -76,11 +70,11 @@ fn a_device_costs_at_most_two_kibibytes_beside_its_body() {
     for number in 0..MODELS {
         index.apply(Event::Applied(Resource::DeviceModels, model(number)));
     }
-    let before = ALLOCATOR.allocated();
+    let before = allocated();
     for number in 0..DEVICES {
         index.apply(Event::Applied(Resource::Devices, device(number)));
     }
-    let grown = ALLOCATOR.allocated() - before;
+    let grown = allocated() - before;
 
     let mut bodies = 0;
     for number in 0..DEVICES {
