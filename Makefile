@@ -27,9 +27,15 @@ check: fmt lint fast agent-is-light generated ## Format, lints, fast tests, gene
 
 test: check tools api stories ## Everything, from nothing: fast tests, a real API server, stories on the real cluster
 
-test-long: ## What takes an hour: 10,000 histories, and every mutant of the shipped code is caught by one
+test-long: fleet ## What takes hours: a fleet that is broken in every way, 10,000 histories, every mutant is caught by one, skew
 	@SELVEDGE_HISTORIES=10000 $(CARGO) test --package selvedge-simulation --test histories
 	@$(CARGO) test --package selvedge-simulation --test mutants -- --ignored --nocapture
+	@$(MAKE) skew
+
+skew: ## The stories with the agent, and with the hub, of the release before this one; an upgrade from it
+	@for part in agent hub upgrade; do \
+		SELVEDGE_SKEW=$$part $(CARGO) test --package selvedge-stories --test stories; \
+	done
 
 fmt: ## The code is formatted
 	@$(CARGO) fmt --all --check
@@ -46,7 +52,7 @@ tools: ## What the tests run on, built from pinned sources: Kubernetes, etcd, co
 api: ## What needs root, or a real API server, and nothing else
 	@$(CARGO) test --package selvedge-cluster --lib --tests
 	@$(CARGO) test --package selvedge-powercut -- --ignored
-	@$(CARGO) test --package selvedge-stories --test shapes
+	@$(CARGO) test --package selvedge-stories --lib --bins --test shapes
 	@$(cluster) --dir target/api up --api-only
 	@KUBECONFIG=$(CURDIR)/target/api/kubeconfig $(CARGO) test --package selvedge-operator --test api -- --ignored \
 		|| { $(cluster) --dir target/api down; exit 1; }
@@ -54,6 +60,9 @@ api: ## What needs root, or a real API server, and nothing else
 
 stories: ## What users live through, on the whole real system
 	@$(CARGO) test --package selvedge-stories --test stories
+
+fleet: ## 2,000 simulated agents (SELVEDGE_FLEET) on the real cluster, through kills, cuts, accidents and restores
+	@$(CARGO) test --package selvedge-stories --test fleet
 
 deny: ## Licences and sources of all dependencies, by cargo-deny (installed into the cache once, minutes)
 	@test -x $(SELVEDGE_CACHE)/cargo-deny/bin/cargo-deny \
@@ -76,19 +85,26 @@ generated: ## Generated files are up to date
 images: ## Static binaries in images from scratch; the agent for x86_64 and aarch64
 	@$(cluster) images
 
-bench: bench-demo ## All benchmarks, and docs/benchmarks.md from their results
+bench: bench-demo bench-sync ## All benchmarks, and docs/benchmarks.md from their results
 	@$(CARGO) run --quiet --package selvedge-stories --bin bench-page -- --date "$$(date --utc +%F)"
 
 bench-demo: ## How fast, how small: the measures of the demo, into .dev/bench/demo.jsonl
-	@$(CARGO) run --quiet --package selvedge-stories --bin bench-demo
+	@$(CARGO) bench --quiet --profile dev --package selvedge-stories --bench demo
 
 bench-sync: ## State sync against many simulated agents, beside a bare reference loop, into .dev/bench/sync.jsonl
-	@$(CARGO) build --quiet --release --package selvedge-hub --package selvedge-controllers
+	@$(CARGO) build --quiet --release --package selvedge-hub --package selvedge-controllers --package selvedge-agent
+	@mkdir -p .dev/bench
+	@$(CARGO) test --quiet --package selvedge-hub --test memory -- --nocapture \
+		| grep -o '{".*}' >.dev/bench/sync.memory.jsonl
 	@$(CARGO) run --quiet --release --package selvedge-load --bin bench-sync
+
+bench-sync-fanout: ## One change to 100,000 agents over six hubs, into .dev/bench/sync.fanout.jsonl: half an hour, 20 GiB
+	@$(CARGO) build --quiet --release --package selvedge-hub --package selvedge-controllers
+	@$(CARGO) run --quiet --release --package selvedge-load --bin bench-sync -- --fanout $(or $(AGENTS),100000)
 
 help: ## This text
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo up down check test test-long deny tools api stories fmt lint fast agent-is-light generate generated images bench bench-demo bench-sync help
+.PHONY: demo up down check test test-long skew fleet deny tools api stories fmt lint fast agent-is-light generate generated images bench bench-demo bench-sync bench-sync-fanout help

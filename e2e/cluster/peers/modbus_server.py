@@ -8,6 +8,7 @@ The control socket (a UNIX socket, one request a line, one answer a line) goes r
 
     get TABLE ADDRESS            the value
     set TABLE ADDRESS VALUE      ok
+    writes                       how many requests to write came in by Modbus so far
     TABLE is holding, input, coil or discrete
 """
 
@@ -23,6 +24,8 @@ REGISTERS = 1000
 ANY_UNIT = 0
 # The function codes by which pymodbus knows a table.
 TABLES = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
+# Those that write: coils, registers, one masked, some while others are read.
+WRITES = {5, 6, 15, 16, 22, 23}
 
 
 def device():
@@ -41,6 +44,12 @@ class Control:
     def __init__(self, context):
         self.context = context
         self.moving = True
+        self.writes = 0
+
+    def saw(self, sending, request):
+        if not sending and request.function_code in WRITES:
+            self.writes += 1
+        return request
 
     async def get(self, table, address):
         return checked(await self.context.async_getValues(ANY_UNIT, TABLES[table], address, 1))
@@ -65,8 +74,10 @@ class Control:
                     self.moving = False
                 await self.set(table, int(address), int(value))
                 return "ok"
+            case ["writes"]:
+                return str(self.writes)
             case _:
-                return "error: get TABLE ADDRESS, or set TABLE ADDRESS VALUE"
+                return "error: get TABLE ADDRESS, set TABLE ADDRESS VALUE, or writes"
 
     async def serve(self, reader, writer):
         async for line in reader:
@@ -94,6 +105,7 @@ async def main():
     host, port = options.listen.rsplit(":", 1)
     server = ModbusTcpServer(device(), address=(host, int(port)))
     control = Control(server.context)
+    server.trace_pdu = control.saw
     if os.path.exists(options.control):
         os.unlink(options.control)
     await asyncio.start_unix_server(control.serve, options.control)

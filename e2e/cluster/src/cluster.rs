@@ -26,6 +26,7 @@ use crate::layout::Layout;
 use crate::pki::{Pki, PkiError};
 use crate::preflight::{self, PreflightError};
 use crate::progress::say;
+use crate::snapshot::SnapshotError;
 use crate::state::{State, StateError};
 use crate::teardown::{self, Step, TeardownError};
 use crate::tools::{Tools, ToolsError};
@@ -70,6 +71,8 @@ pub enum ClusterError {
     Dns(#[source] CommandError),
     #[error("{} holds a cluster of another kind ({there:?}, asked for {asked:?}): `down` first, or another --dir", dir.display())]
     OtherKind { dir: PathBuf, there: Mode, asked: Mode },
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     #[error("no cluster in {}: `selvedge-cluster up` makes one", dir.display())]
     None { dir: PathBuf },
     #[error("no edge host {name}; there are: {there}")]
@@ -351,7 +354,7 @@ impl Cluster {
         let config = self.layout.cluster().join("config");
         self.write_configuration(&config, &pki, address)?;
         let bin = |program: &str| tools.path(program);
-        let etcd_data = control.disk().join("etcd");
+        let etcd_data = component::etcd_data(&control.disk());
         let inputs = Inputs {
             bin: &bin,
             pki: &pki,

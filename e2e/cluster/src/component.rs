@@ -61,16 +61,29 @@ impl Inputs<'_> {
     }
 }
 
+/// Who etcd is among its peers, of which there are none. A restored one must be the same.
+pub const ETCD_MEMBER: [&str; 3] = [
+    "--name=control",
+    "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+    "--initial-cluster=control=http://127.0.0.1:2380",
+];
+
+/// Where etcd's data are, on the disk of the control host.
+pub fn etcd_data(disk: &Path) -> PathBuf {
+    disk.join("etcd")
+}
+
 pub fn etcd(inputs: &Inputs<'_>) -> Component {
     let data = format!("--data-dir={}", inputs.etcd_data.display());
+    let [name, peer, peers] = ETCD_MEMBER;
     let mut flags = vec![
-        "--name=control",
+        name,
         &data,
         "--listen-client-urls=http://127.0.0.1:2379",
         "--advertise-client-urls=http://127.0.0.1:2379",
         "--listen-peer-urls=http://127.0.0.1:2380",
-        "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-        "--initial-cluster=control=http://127.0.0.1:2380",
+        peer,
+        peers,
     ];
     if !inputs.durable {
         flags.push("--unsafe-no-fsync");

@@ -54,6 +54,29 @@ pub enum ImagesError {
     Cargo { what: String, target: String, source: CommandError },
 }
 
+/// Sources that binaries are built from, and where cargo puts what it makes of them.
+#[derive(Clone, Debug)]
+pub struct Checkout {
+    root: PathBuf,
+    artifacts: PathBuf,
+}
+
+impl Checkout {
+    /// The one that this program is of.
+    pub fn own() -> Self {
+        let root = tools::sources().join("../../..");
+        // A relative one is relative to where cargo runs.
+        let artifacts = root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
+        Self { root, artifacts }
+    }
+
+    /// Another one. Never with the artifacts of this one: cargo tells packages of two checkouts apart by their
+    /// version alone.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), artifacts: root.join("target") }
+    }
+}
+
 /// What one image consists of.
 struct Image<'a> {
     name: &'a str,
@@ -117,19 +140,28 @@ pub fn in_directory(dir: &Path) -> Vec<PathBuf> {
 /// Builds the cluster's binaries for this machine's architecture and writes their archives; the answer
 /// are those.
 pub fn build(layout: &Layout, tools: &Tools) -> Result<Vec<PathBuf>, ImagesError> {
+    write_cluster(&Checkout::own(), tools, VERSION, &layout.images())
+}
+
+/// Builds the cluster's binaries of a checkout and writes their archives into `dir`, as images with this tag.
+pub fn write_cluster(
+    checkout: &Checkout,
+    tools: &Tools,
+    tag: &str,
+    dir: &Path,
+) -> Result<Vec<PathBuf>, ImagesError> {
     let target = musl(std::env::consts::ARCH);
-    let mut cargo = cargo("build", &target);
+    let mut cargo = cargo(checkout, "build", &target);
     cargo.args(["--release", "--bins"]);
     cargo.args(CLUSTER_CRATES.iter().flat_map(|name| ["--package", name]));
     // One call for all of them, so that what they share is built once.
-    cargo_run(&mut cargo, "the cluster's binaries", &target)?;
-    let dir = layout.images();
-    make(&dir)?;
+    cargo_run(checkout, &mut cargo, "the cluster's binaries", &target)?;
+    make(dir)?;
     let mut archives = Vec::new();
     for binary in CLUSTER_BINARIES {
-        let path = artifacts().join(&target).join("release").join(binary);
+        let path = checkout.artifacts.join(&target).join("release").join(binary);
         let archive = dir.join(format!("{binary}.tar"));
-        let (name, entrypoint) = (format!("{REGISTRY}/{binary}:{VERSION}"), format!("/{binary}"));
+        let (name, entrypoint) = (format!("{REGISTRY}/{binary}:{tag}"), format!("/{binary}"));
         let key = cache::key([
             ("name", name.as_bytes()),
             ("binary", &read(&path)?),
@@ -171,42 +203,44 @@ pub fn build_agent(
     make(&layout.bin())?;
     let mut built = Vec::new();
     for arch in architectures {
-        let target = musl(arch);
         let here = *arch == std::env::consts::ARCH;
-        let mut cargo = if here { cargo("build", &target) } else { cross(cache, &target)? };
-        cargo.args(["--profile", "agent", "--package", AGENT, "--bin", AGENT]);
-        cargo_run(&mut cargo, AGENT, &target)?;
-        let binary = artifacts().join(&target).join("agent").join(AGENT);
         let names = [Some(format!("{AGENT}-{arch}")), here.then(|| AGENT.to_owned())];
-        for name in names.into_iter().flatten() {
-            let to = layout.bin().join(name);
-            // Beside and renamed: the old one may be running, and a running program cannot be written.
-            let part = to.with_extension("part");
-            fs::copy(&binary, &part).and_then(|_| fs::rename(&part, &to)).map_err(|source| {
-                ImagesError::File { what: "copy the agent to", path: to.clone(), source }
-            })?;
-            built.push(to);
-        }
+        let to = names.into_iter().flatten().map(|name| layout.bin().join(name));
+        built.extend(write_agent(&Checkout::own(), cache, arch, to)?);
     }
     Ok(built)
+}
+
+/// Builds the agent of a checkout for one architecture and copies its static binary `to` each of these files.
+pub fn write_agent(
+    checkout: &Checkout,
+    cache: &Cache,
+    arch: &str,
+    to: impl IntoIterator<Item = PathBuf>,
+) -> Result<Vec<PathBuf>, ImagesError> {
+    let target = musl(arch);
+    let here = arch == std::env::consts::ARCH;
+    let mut cargo = if here { cargo(checkout, "build", &target) } else { cross(checkout, cache, &target)? };
+    cargo.args(["--profile", "agent", "--package", AGENT, "--bin", AGENT]);
+    cargo_run(checkout, &mut cargo, AGENT, &target)?;
+    let binary = checkout.artifacts.join(&target).join("agent").join(AGENT);
+    let copy = |to: PathBuf| {
+        // Beside and renamed: the old one may be running, and a running program cannot be written.
+        let part = to.with_extension("part");
+        let copied = fs::copy(&binary, &part).and_then(|_| fs::rename(&part, &to));
+        copied.map_err(|source| ImagesError::File { what: "copy the agent to", path: to.clone(), source })?;
+        Ok(to)
+    };
+    to.into_iter().map(copy).collect()
 }
 
 fn musl(arch: &str) -> String {
     format!("{arch}-unknown-linux-musl")
 }
 
-fn workspace() -> PathBuf {
-    tools::sources().join("../../..")
-}
-
-fn artifacts() -> PathBuf {
-    // A relative one is relative to where cargo runs.
-    workspace().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
-}
-
-fn cargo(verb: &str, target: &str) -> Command {
+fn cargo(checkout: &Checkout, verb: &str, target: &str) -> Command {
     let mut cargo = command("cargo", [verb, "--locked", "--target", target]);
-    cargo.current_dir(workspace());
+    cargo.arg("--target-dir").arg(&checkout.artifacts).current_dir(&checkout.root);
     // What `cargo run` tells this program about itself is not for the build: a build script that looks at it
     // (ring's does) would be run anew, and all that depends on it built anew, for each program that builds.
     let own = |name: &str| name.starts_with("CARGO_MANIFEST") || name.starts_with("CARGO_PKG");
@@ -219,7 +253,7 @@ fn cargo(verb: &str, target: &str) -> Command {
 }
 
 /// cargo with a linker and C compiler for another architecture.
-fn cross(cache: &Cache, target: &str) -> Result<Command, ImagesError> {
+fn cross(checkout: &Checkout, cache: &Cache, target: &str) -> Result<Command, ImagesError> {
     let requirements = tools::sources().join("python/zigbuild.txt");
     let text = fs::read_to_string(&requirements).map_err(|source| ImagesError::File {
         what: "read",
@@ -228,17 +262,18 @@ fn cross(cache: &Cache, target: &str) -> Result<Command, ImagesError> {
     })?;
     let bin = python::environment(cache, "zigbuild", &text)?.join("bin");
     let mut cargo = command("cargo", ["zigbuild", "--locked", "--target", target]);
+    cargo.arg("--target-dir").arg(&checkout.artifacts).current_dir(&checkout.root);
     let path = std::env::var("PATH").unwrap_or_default();
-    cargo.current_dir(workspace()).env("PATH", format!("{}:{path}", bin.display()));
+    cargo.env("PATH", format!("{}:{path}", bin.display()));
     Ok(cargo)
 }
 
-fn cargo_run(cargo: &mut Command, what: &str, target: &str) -> Result<(), ImagesError> {
-    let there = run(command("rustup", ["target", "list", "--installed"]).current_dir(workspace()))
+fn cargo_run(checkout: &Checkout, cargo: &mut Command, what: &str, target: &str) -> Result<(), ImagesError> {
+    let there = run(command("rustup", ["target", "list", "--installed"]).current_dir(&checkout.root))
         .unwrap_or_default();
     if !there.lines().any(|line| line == target) {
         say(format!("adding the Rust target {target}"));
-        run(command("rustup", ["target", "add", target]).current_dir(workspace()))
+        run(command("rustup", ["target", "add", target]).current_dir(&checkout.root))
             .map_err(|source| ImagesError::Target { target: target.to_owned(), source })?;
     }
     let text = format!("{cargo:?}");

@@ -102,6 +102,13 @@ impl ModbusServer {
         if answer == "ok" { Ok(()) } else { Err(ModbusError::Refused { request, answer }) }
     }
 
+    /// How many requests to write the server got by Modbus since it was started.
+    pub fn writes(&self) -> Result<u64, ModbusError> {
+        let request = "writes";
+        let answer = self.ask(request)?;
+        answer.parse().map_err(|_| ModbusError::Refused { request: request.to_owned(), answer })
+    }
+
     fn ask(&self, request: &str) -> Result<String, ModbusError> {
         let talk = || {
             let mut stream = UnixStream::connect(&self.socket)?;

@@ -51,7 +51,7 @@ const KUBERNETES_VERSION: [&str; 3] = [
 const GO_MODULES: [Module; 6] = [
     Module {
         dir: "etcd",
-        programs: &[("go.etcd.io/etcd/server/v3", "etcd")],
+        programs: &[("go.etcd.io/etcd/server/v3", "etcd"), ("go.etcd.io/etcd/etcdutl/v3", "etcdutl")],
         links: &[],
         tags: "",
         settings: &[],

@@ -1,6 +1,6 @@
 //! What all simulated agents share: the record, the counters, and when to begin and end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +41,7 @@ pub struct Fleet {
     calm: AtomicBool,
     sessions: AtomicUsize,
     synced: AtomicUsize,
+    in_sync: Mutex<HashSet<Arc<str>>>,
     arrivals: Mutex<Vec<(u64, u64)>>,
     suffered: Mutex<BTreeMap<Fault, u64>>,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -57,6 +58,8 @@ pub struct Counters {
     pub deltas: AtomicU64,
     /// Entries in them.
     pub upserts: AtomicU64,
+    /// Entries that deltas took away.
+    pub removes: AtomicU64,
     /// Sessions that began in sync.
     pub in_sync: AtomicU64,
     /// Inventories asked for.
@@ -84,6 +87,7 @@ impl Fleet {
             calm: AtomicBool::new(true),
             sessions: AtomicUsize::new(0),
             synced: AtomicUsize::new(0),
+            in_sync: Mutex::default(),
             arrivals: Mutex::default(),
             suffered: Mutex::default(),
             failures: Mutex::default(),
@@ -105,6 +109,12 @@ impl Fleet {
     #[must_use]
     pub fn standing(&self) -> (usize, usize) {
         (self.sessions.load(Ordering::Relaxed), self.synced.load(Ordering::Relaxed))
+    }
+
+    /// Which of these nodes have no session that is in sync.
+    pub fn not_synced<'a>(&self, nodes: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let in_sync = lock(&self.in_sync);
+        nodes.filter(|node| !in_sync.contains(*node)).collect()
     }
 
     /// Entries of these source revisions were acknowledged.
@@ -154,6 +164,7 @@ impl Counters {
             FromHub::Delta(delta) => {
                 count(&self.deltas, 1);
                 count(&self.upserts, delta.upserts.len());
+                count(&self.removes, delta.removes.len());
             }
             _ => {}
         }
@@ -187,24 +198,31 @@ impl Counters {
 /// One session that is up, as long as it lives.
 pub struct Present<'a> {
     fleet: &'a Fleet,
+    node: Arc<str>,
     synced: bool,
 }
 
 impl<'a> Present<'a> {
     /// It is up.
     #[must_use]
-    pub fn begin(fleet: &'a Fleet) -> Self {
+    pub fn begin(fleet: &'a Fleet, node: Arc<str>) -> Self {
         fleet.sessions.fetch_add(1, Ordering::Relaxed);
-        Self { fleet, synced: false }
+        Self { fleet, node, synced: false }
     }
 
     /// Whether it is in sync.
     pub fn synced(&mut self, synced: bool) {
         match (self.synced, synced) {
-            (false, true) => self.fleet.synced.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.fleet.synced.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => {
+                lock(&self.fleet.in_sync).insert(self.node.clone());
+                self.fleet.synced.fetch_add(1, Ordering::Relaxed);
+            }
+            (true, false) => {
+                lock(&self.fleet.in_sync).remove(&self.node);
+                self.fleet.synced.fetch_sub(1, Ordering::Relaxed);
+            }
             _ => return,
-        };
+        }
         self.synced = synced;
     }
 }

@@ -28,5 +28,6 @@ pub mod record;
 pub mod run;
 pub mod session;
 pub mod statuses;
+pub mod steer;
 pub mod verdict;
 pub mod wire;

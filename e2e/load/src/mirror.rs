@@ -12,7 +12,7 @@ use kube::api::DynamicObject;
 use selvedge_history::{Event, Name, Wanted};
 use selvedge_hub::index::{Event as IndexEvent, Index, ObjectKey, Part, Pins, Resource, Slot};
 use selvedge_model::{ContentHash, EntryKey, EntryKind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
 use crate::life;
@@ -86,10 +86,63 @@ impl Mirror {
         }
     }
 
+    /// Reads everything anew, because others have changed it, and tells what `nodes` may have from now on. What
+    /// was replaced under its name need not be kept any longer; what is gone only if it was `withdrawn` on
+    /// purpose.
+    ///
+    /// # Errors
+    /// [`ObjectsError`].
+    pub async fn read_anew(
+        &self,
+        cluster: &Cluster,
+        nodes: &[String],
+        withdrawn: bool,
+    ) -> Result<(), ObjectsError> {
+        let fresh = Self::read(cluster, &self.namespace, self.fleet.clone()).await?;
+        let fresh = fresh.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        for node in nodes {
+            let after = fresh.index.set(node, &Pins::new());
+            for (key, slot) in state.index.set(node, &Pins::new()) {
+                let Slot::Present(before) = slot else { continue };
+                let gone = match after.get(&key) {
+                    Some(Slot::Present(now)) => now.uid != before.uid,
+                    Some(Slot::Held(_)) => false,
+                    // The key of a ConfigMap names its version, too.
+                    Some(Slot::Absent) | None => withdrawn || key.kind == EntryKind::ConfigMap,
+                };
+                if gone {
+                    let node = Some(Name::from(node.as_str()));
+                    self.fleet.record.allow(|| Event::Withdrawn { node, key: name(&key), uid: before.uid });
+                }
+            }
+        }
+        state.index = fresh.index;
+        state.objects = fresh.objects;
+        drop(state);
+        self.tell_all(nodes);
+        Ok(())
+    }
+
     /// An object as it is known.
     #[must_use]
     pub fn object(&self, kind: Kind, name: &str) -> Option<Value> {
         self.state().objects.get(&(kind, name.to_owned())).cloned()
+    }
+
+    /// All objects of a kind as users made them: names, labels and specs.
+    #[must_use]
+    pub fn made(&self, kind: Kind) -> Vec<Value> {
+        let resource = kind.resource();
+        let made = |object: &Value| {
+            let metadata = &object["metadata"];
+            json!({
+                "apiVersion": resource.api_version, "kind": resource.kind, "spec": object["spec"],
+                "metadata": {"name": metadata["name"], "labels": metadata["labels"]},
+            })
+        };
+        let state = self.state();
+        state.objects.iter().filter(|((of, _), _)| *of == kind).map(|(_, object)| made(object)).collect()
     }
 
     /// An object is about to become this.
@@ -106,7 +159,7 @@ impl Mirror {
         }
         let after = self.maps(&state);
         for (key, uid) in before.into_iter().filter(|(key, _)| !after.contains_key(key)) {
-            self.fleet.record.tell(|| Event::Withdrawn { node: None, key: name(&key), uid });
+            self.fleet.record.allow(|| Event::Withdrawn { node: None, key: name(&key), uid });
         }
     }
 
@@ -200,7 +253,7 @@ impl Mirror {
             }
             let own = matches!(key.kind, EntryKind::Device | EntryKind::NodeSettings);
             let node = own.then(|| Name::from(node));
-            self.fleet.record.tell(|| Event::Desired { node, key: named, uid: present.uid, hash });
+            self.fleet.record.allow(|| Event::Desired { node, key: named, uid: present.uid, hash });
         }
     }
 
@@ -223,7 +276,8 @@ impl Mirror {
             Kind::ControllerRevision => Resource::ControllerRevisions,
             Kind::DeviceModel => Resource::DeviceModels,
             Kind::Device => Resource::Devices,
-            Kind::ConfigMap | Kind::Secret => Resource::ConfigMaps(self.namespace.as_str().into()),
+            Kind::ConfigMap => Resource::ConfigMaps(self.namespace.as_str().into()),
+            Kind::Secret => Resource::Secrets(self.namespace.as_str().into()),
         }
     }
 

@@ -176,7 +176,8 @@ impl Cluster {
     /// [`ObjectsError::Api`].
     pub async fn list(&self, kind: Kind) -> Result<Vec<DynamicObject>, ObjectsError> {
         let mut params = ListParams::default().limit(PAGE);
-        if !matches!(kind, Kind::Namespace | Kind::ControllerRevision) {
+        // Labels of nodes are what accidents happen to.
+        if !matches!(kind, Kind::Namespace | Kind::ControllerRevision | Kind::EdgeNode) {
             params = params.labels(&self.selector());
         }
         let (api, mut all) = (self.api(kind), Vec::new());
@@ -185,9 +186,14 @@ impl Cluster {
             all.extend(page.items);
             match page.metadata.continue_ {
                 Some(next) if !next.is_empty() => params.continue_token = Some(next),
-                _ => return Ok(all),
+                _ => break,
             }
         }
+        if kind == Kind::EdgeNode {
+            let ours = format!("{}-", self.prefix);
+            all.retain(|node| node.name_any().starts_with(&ours));
+        }
+        Ok(all)
     }
 
     /// Makes what is missing; gives the uid of each EdgeNode of the run.
@@ -222,7 +228,11 @@ impl Cluster {
         Ok(nodes.iter().filter_map(|node| Some((node.name_any(), node.uid()?))).collect())
     }
 
-    async fn make(&self, kind: Kind, objects: Vec<Value>) -> Result<(), ObjectsError> {
+    /// Makes those that are not there.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Api`].
+    pub async fn make(&self, kind: Kind, objects: Vec<Value>) -> Result<(), ObjectsError> {
         let there: std::collections::HashSet<String> =
             self.list(kind).await?.iter().map(|object| object.name_any()).collect();
         let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();

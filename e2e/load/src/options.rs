@@ -101,6 +101,11 @@ pub struct Options {
     #[arg(long, default_value = "selvedge-system")]
     pub system_namespace: String,
 
+    /// Do what lines of the input say, instead of --duration, --change-rate and --fanout-every: for tests that
+    /// break things themselves. The lines: selvedge_load::steer.
+    #[arg(long)]
+    pub steered: bool,
+
     /// Delete everything that runs with this --prefix and --namespace have made, and end.
     #[arg(long)]
     pub clean: bool,

@@ -7,15 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand::SeedableRng as _;
-use rand::rngs::SmallRng;
 use selvedge_history::Event;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::agent::{Agent, AgentError, Last};
 use crate::authority::{Authority, AuthorityError};
-use crate::change::Changes;
+use crate::change::{Changes, Made};
 use crate::clock::Clock;
 use crate::faults::Fate;
 use crate::fleet::Fleet;
@@ -32,9 +30,11 @@ use crate::verdict::Verdict;
 /// How often a line is said.
 const PROGRESS: Duration = Duration::from_secs(5);
 /// How often it is looked whether everyone is in sync.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
+/// Names and reasons in an error: enough to begin to look.
+const SHOWN: usize = 5;
 /// At rest is who has been in sync, and has said and heard nothing, for this long.
-const REST: Duration = Duration::from_secs(4);
+pub(crate) const REST: Duration = Duration::from_secs(4);
 
 /// A run could not be made, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,10 @@ pub enum RunError {
     )]
     NotResolved(String),
     /// The fleet did not come together.
-    #[error("{synced} of {agents} agents are in sync after {} s, {sessions} have a session; {why}", within.as_secs())]
+    #[error(
+        "{synced} of {agents} agents are in sync after {} s, {sessions} have a session; not in sync: {missing}; {why}",
+        within.as_secs()
+    )]
     NotSynced {
         /// In sync.
         synced: usize,
@@ -74,6 +77,8 @@ pub enum RunError {
         agents: usize,
         /// What was waited.
         within: Duration,
+        /// Some that are not in sync, by name.
+        missing: String,
         /// What agents met most.
         why: String,
     },
@@ -95,20 +100,12 @@ pub async fn run(options: &Options) -> Result<Verdict, RunError> {
     start(&mut agents, &fleet, options, &kept)?;
     let began = fleet.clock.elapsed();
     let count = kept.len();
-    until_synced(&fleet, count, options.settle, &mut agents).await?;
+    until_synced(&fleet, &kept, options.settle, &mut agents).await?;
     println!("all {count} agents are in sync after {:.1} s", (fleet.clock.elapsed() - began).as_secs_f64());
 
     // What it took to come together is not the way of any change.
     drop(fleet.take_arrivals());
-    let random = SmallRng::seed_from_u64(options.seed);
-    let mut changes = Changes {
-        cluster: cluster.clone(),
-        mirror: mirror.clone(),
-        fleet: fleet.clone(),
-        options: options.clone(),
-        random,
-        made: HashMap::new(),
-    };
+    let mut changes = Changes::new(&cluster, &mirror, &fleet, options);
     fleet.set_calm(false);
     let end = Instant::now() + options.duration;
     tokio::select! {
@@ -119,20 +116,36 @@ pub async fn run(options: &Options) -> Result<Verdict, RunError> {
     fleet.set_calm(true);
     println!("changes and accidents have ended; waits for rest");
     let settled = rest(&fleet, count, options.settle, &mut agents).await?;
-
     watches.shutdown().await;
-    statuses::read(&cluster, &mirror).await?;
-    let standing = Mirror::read(&cluster, &options.namespace, fleet.clone()).await?;
+    let verdict = judge(options, &cluster, &fleet, &mirror, agents, &changes.made).await?;
+    Ok(Verdict { lasted: options.duration, settled, ..verdict })
+}
+
+/// Ends the agents, and judges what was recorded.
+///
+/// # Errors
+/// [`RunError`].
+pub(crate) async fn judge(
+    options: &Options,
+    cluster: &Cluster,
+    fleet: &Arc<Fleet>,
+    mirror: &Mirror,
+    mut agents: Agents,
+    made: &HashMap<u64, Made>,
+) -> Result<Verdict, RunError> {
+    let count = agents.len();
+    statuses::read(cluster, mirror).await?;
+    let standing = Mirror::read(cluster, &options.namespace, fleet.clone()).await?;
     fleet.stop.cancel();
     while let Some(last) = agents.join_next().await {
         let Last { agent, session, rows, said } = last??;
         let wanted = standing.wanted(&agent.node);
         fleet.record.tell(|| Event::Rest { agent, session, wanted, rows, said });
     }
-    let (one, all) = latency::of(&changes.made, &fleet.take_arrivals());
+    let (one, all) = latency::of(made, &fleet.take_arrivals());
     let (violations, events) = fleet.record.judge();
-    let counts = counts(&fleet, count, changes.made.len());
-    Ok(Verdict { violations, events, counts, one, all, lasted: options.duration, settled })
+    let counts = counts(fleet, count, made.len());
+    Ok(Verdict { violations, events, counts, one, all, ..Verdict::default() })
 }
 
 /// Objects and identities.
@@ -198,11 +211,11 @@ pub fn start(
 /// [`RunError::NotSynced`] at the deadline; what an agent failed with.
 pub async fn until_synced(
     fleet: &Fleet,
-    agents: usize,
+    nodes: &[(u32, Kept)],
     within: Duration,
     tasks: &mut Agents,
 ) -> Result<(), RunError> {
-    let deadline = Instant::now() + within;
+    let (agents, deadline) = (nodes.len(), Instant::now() + within);
     let synced = async {
         while fleet.standing().1 < agents && Instant::now() < deadline {
             sleep(LOOK).await;
@@ -217,14 +230,18 @@ pub async fn until_synced(
     if synced >= agents {
         return Ok(());
     }
-    let worst = fleet.counters.endings().into_iter().max_by_key(|(_, times)| *times);
-    let why =
-        worst.map_or_else(|| "nothing failed".to_owned(), |(why, times)| format!("{times} times: {why}"));
-    Err(RunError::NotSynced { synced, sessions, agents, within, why })
+    let mut missing = fleet.not_synced(nodes.iter().map(|(_, kept)| kept.node.as_str()));
+    missing.truncate(SHOWN);
+    let mut endings: Vec<(String, u64)> = fleet.counters.endings().into_iter().collect();
+    endings.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    endings.truncate(SHOWN);
+    let why: Vec<String> = endings.iter().map(|(why, times)| format!("{times} times: {why}")).collect();
+    let why = if why.is_empty() { "no session failed".to_owned() } else { why.join("; ") };
+    Err(RunError::NotSynced { synced, sessions, agents, within, missing: missing.join(", "), why })
 }
 
 /// Waits until all are in sync and nothing is said any more; how long that took.
-async fn rest(
+pub(crate) async fn rest(
     fleet: &Fleet,
     agents: usize,
     within: Duration,
@@ -260,7 +277,7 @@ async fn rest(
 }
 
 /// An agent ends before the run only when something is wrong with it.
-async fn first_failure(tasks: &mut Agents) -> RunError {
+pub(crate) async fn first_failure(tasks: &mut Agents) -> RunError {
     loop {
         match tasks.join_next().await {
             Some(Ok(Err(error))) => return error.into(),

@@ -99,7 +99,7 @@ impl Session<'_> {
         let hello = self.life.hello(rand::random(), self.redirects)?;
         self.send(ToHub::Hello(hello), HEARTBEAT).await?;
         let heartbeat = self.greeting().await?;
-        let mut present = Present::begin(self.fleet);
+        let mut present = Present::begin(self.fleet, self.life.who().agent.node.clone());
         self.life.began();
         let mut heard = Instant::now();
         let mut beat = heard + heartbeat;
@@ -110,7 +110,7 @@ impl Session<'_> {
             while let Some(report) = self.life.reports() {
                 self.send(ToHub::Report(report), heartbeat).await?;
             }
-            let mut wake = beat;
+            let mut wake = beat.min(heard + heartbeat * 2);
             wake = wake.min(self.until.unwrap_or(wake));
             wake = wake.min(next_fault.map_or(wake, |(at, _)| at));
             let socket = &mut *self.socket;
@@ -141,10 +141,10 @@ impl Session<'_> {
                     slow_until = self.suffer(fault, at).await?;
                 }
             }
+            if now >= heard + heartbeat * 2 {
+                return Err(Ended::Silent);
+            }
             if now >= beat {
-                if heard.elapsed() > heartbeat * 2 {
-                    return Err(Ended::Silent);
-                }
                 beat = now + heartbeat;
                 self.life.save();
                 let unix_ms = self.life.unix_ms();

@@ -8,6 +8,7 @@
 mod kubectl;
 pub mod measure;
 mod outcome;
+pub mod plot;
 mod prometheus;
 mod world;
 

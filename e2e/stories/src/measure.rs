@@ -50,6 +50,12 @@ impl Measure {
         self.with("reference", json!(rounded(reference))).with("ratio", json!(rounded(ratio)))
     }
 
+    /// One point of a series: the same measure at so many agents.
+    #[must_use]
+    pub fn at(self, series: &str, agents: usize) -> Self {
+        self.with("series", json!(series)).with("agents", json!(agents))
+    }
+
     /// How it was measured, in a sentence.
     #[must_use]
     pub fn note(self, note: &str) -> Self {

@@ -21,6 +21,9 @@ pub enum StoryError {
     /// An image is missing or could not be imported.
     #[error(transparent)]
     Images(#[from] selvedge_cluster::images::ImagesError),
+    /// The release before this one could not be had.
+    #[error(transparent)]
+    Release(#[from] selvedge_cluster::release::ReleaseError),
     /// A program of Debian's could not be had.
     #[error(transparent)]
     Debian(#[from] selvedge_cluster::debian::DebianError),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use serde_json::Value;
 
-use selvedge_cluster::{Cluster, EdgeHost, Layout, UpOptions, images, tools::Tools as Built};
+use selvedge_cluster::{Cluster, EdgeHost, Layout, Release, UpOptions, images, tools::Tools as Built};
 
 use crate::{Outcome, StoryError, Tools, condition, eventually, expect};
 
@@ -20,7 +20,8 @@ const AGENT: &str = "agent";
 /// Images are in the node already: what is waited for is pods starting, and the first certificates.
 const INSTALL_PATIENCE: &str = "180s";
 
-/// One cluster, its tools, and the agent's binary.
+/// One cluster, its tools, and the releases of chart and agent that are used on it.
+#[derive(Clone)]
 pub struct World {
     /// The control plane and the edge hosts.
     pub cluster: Cluster,
@@ -28,6 +29,9 @@ pub struct World {
     pub tools: Tools,
     layout: Layout,
     repository: PathBuf,
+    agent: PathBuf,
+    /// A value of this world's own chart that takes images of another release.
+    image: Option<String>,
 }
 
 /// What [`World::install`] puts in.
@@ -53,7 +57,50 @@ impl World {
         images::build_agent(&layout, cluster.cache(), &[std::env::consts::ARCH])?;
         cluster.up(&UpOptions { images: archives, durable, ..UpOptions::default() })?;
         let tools = Tools::new(&layout.bin(), &layout.kubeconfig());
-        Ok(Self { cluster, tools, layout, repository: repository.to_owned() })
+        let agent = layout.bin().join("selvedge-agent");
+        Ok(Self { cluster, tools, layout, repository: repository.to_owned(), agent, image: None })
+    }
+
+    /// Builds the release before the checkout in `repository`, or takes it from the cache. Before
+    /// [`World::up`], which would wait for it with a running cluster.
+    ///
+    /// # Errors
+    /// [`StoryError`] when there is none, or it cannot be built.
+    pub fn previous_release(directory: &Path, repository: &Path) -> Outcome<Release> {
+        let layout = Layout::at(directory).map_err(io("name the cluster's directory"))?;
+        let cluster = Cluster::new(layout);
+        let built = Built::build(cluster.cache()).map_err(selvedge_cluster::ClusterError::from)?;
+        Ok(Release::previous(repository, cluster.cache(), &built)?)
+    }
+
+    /// Puts a release's images into the node, beside those of this checkout.
+    ///
+    /// # Errors
+    /// [`StoryError`] when one cannot be imported.
+    pub fn import(&self, release: &Release) -> Outcome {
+        for archive in release.images() {
+            self.cluster.import(&archive)?;
+        }
+        Ok(())
+    }
+
+    /// The same world, whose edge hosts run the agent of another release.
+    #[must_use]
+    pub fn with_agent(&self, release: &Release) -> Self {
+        Self { agent: release.agent(), ..self.clone() }
+    }
+
+    /// The same world, whose hub alone is of another release, as in an upgrade by stages.
+    #[must_use]
+    pub fn with_hub(&self, release: &Release) -> Self {
+        Self { image: Some(format!("hub.image.tag={}", release.image_tag())), ..self.clone() }
+    }
+
+    /// The same world as another release has it: its chart and examples, its images, its agent.
+    #[must_use]
+    pub fn of(&self, release: &Release) -> Self {
+        let image = Some(format!("image.tag={}", release.image_tag()));
+        Self { repository: release.root().to_owned(), agent: release.agent(), image, ..self.clone() }
     }
 
     /// A directory or file of the checkout.
@@ -103,6 +150,10 @@ impl World {
         let mut words = vec!["upgrade", "--install", "selvedge", &chart, "--namespace", NAMESPACE];
         words.extend(["--create-namespace", "--set", &endpoint]);
         words.extend(["--set", "hub.service.type=NodePort", "--set", &port]);
+        // Of this world's chart alone: one from elsewhere may not know the value.
+        if let Some(image) = self.image.as_deref().filter(|_| what.chart == self.file("charts/selvedge")) {
+            words.extend(["--set", image]);
+        }
         words.extend(what.words);
         Ok(self.tools.helm(&words)?)
     }
@@ -162,7 +213,7 @@ impl World {
             String::from_utf8(bytes).map_err(|error| error.to_string())
         })?;
         let words: Vec<&str> = command.split_whitespace().skip(1).collect();
-        let agent = self.agent().display().to_string();
+        let agent = self.agent.display().to_string();
         let mut join = host.command(&agent)?;
         let output = join
             .args(&words)
@@ -180,7 +231,7 @@ impl World {
     /// # Errors
     /// [`StoryError`] when it ends at once.
     pub fn start_agent(&self, host: &EdgeHost) -> Outcome {
-        host.spawn(AGENT, &[self.agent().display().to_string(), "run".into()], &[])?;
+        host.spawn(AGENT, &[self.agent.display().to_string(), "run".into()], &[])?;
         Ok(())
     }
 
@@ -192,12 +243,21 @@ impl World {
         Ok(host.kill(AGENT)?)
     }
 
+    /// Ends the agent as a service manager does.
+    ///
+    /// # Errors
+    /// [`StoryError`] when it does not end when it is asked to.
+    pub fn stop_agent(&self, host: &EdgeHost) -> Outcome {
+        let within = Duration::from_secs(30);
+        expect("the agent ends when it is asked to", host.terminate(AGENT, within), host.name())
+    }
+
     /// Runs one of the agent's own commands on the host; the answer is what it printed.
     ///
     /// # Errors
     /// [`StoryError`] when it exits with another code than 0.
     pub fn agent_says(&self, host: &EdgeHost, words: &[&str]) -> Outcome<String> {
-        let agent = self.agent().display().to_string();
+        let agent = self.agent.display().to_string();
         let output = host
             .command(&agent)?
             .args(words)
@@ -252,10 +312,6 @@ impl World {
         self.tools.kubectl(&["-n", NAMESPACE, "scale", &name, &replicas])?;
         self.tools.kubectl(&["-n", NAMESPACE, "rollout", "status", &name, "--timeout=120s"])?;
         Ok(())
-    }
-
-    fn agent(&self) -> PathBuf {
-        self.layout.bin().join("selvedge-agent")
     }
 }
 

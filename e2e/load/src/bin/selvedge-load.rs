@@ -7,6 +7,7 @@ use clap::Parser as _;
 use selvedge_load::objects::Cluster;
 use selvedge_load::options::Options;
 use selvedge_load::run::{self, RunError};
+use selvedge_load::steer;
 use tracing_subscriber::EnvFilter;
 
 /// No verdict.
@@ -33,7 +34,7 @@ async fn act(options: &Options) -> Result<ExitCode, RunError> {
         Cluster::connect(options.kubeconfig.as_deref(), options).await?.clean().await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let verdict = run::run(options).await?;
+    let verdict = if options.steered { steer::run(options).await? } else { run::run(options).await? };
     println!("{verdict}");
     Ok(if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,12 +1,15 @@
 //! Renders `docs/benchmarks.md` from the results of the suites.
 //!
-//! In: `.dev/bench/<suite>.jsonl`. Out: the page, with method, machine and date.
+//! In: `.dev/bench/<suite>.jsonl`, and `<suite>.<part>.jsonl` of what is measured apart. Out: the page, with
+//! method, machine and date; a table and plots of what was measured at several numbers of agents.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use selvedge_stories::plot::Plot;
 use serde_json::Value;
 
 /// Renders the page of benchmarks.
@@ -35,10 +38,37 @@ const SUITES: [(&str, &str); 2] = [
     (
         "sync",
         "A real API server (etcd with fsync), hub and controllers as processes on loopback, simulated agents in one \
-     process: real mTLS, the real protocol, the agent's ledger in memory, so durability is not in it. Load and \
-     hub share the machine's cores. Two fleets: ten applications and ten devices a node for the memory of a \
-     session, ten applications and no devices for everything else.",
+     process: real mTLS, the real protocol, the agent's ledger in memory, so durability is not in it; twenty processes \
+     of selvedge-agent with ledgers on disk for what is durable. Load, hub, controllers and API server share the \
+     machine's cores. Each fleet has a cluster of its own: ten applications and ten devices a node for the memory of \
+     a session and for quiet writes, ten applications and no devices for how cost grows with agents. Memory is \
+     Pss_Anon. Times are from the request to the API server.",
     ),
+];
+
+/// A plot of series.
+struct Series {
+    /// Its file begins with the name of its suite.
+    file: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    /// Of each line: series, field and name.
+    lines: [(&'static str, &'static str, &'static str); 2],
+}
+
+const PLOTS: [Series; 2] = [
+    Series {
+        file: "sync-latency",
+        title: "A change of 2 KB to all agents, until it is acknowledged",
+        unit: "ms",
+        lines: [("change_to_acked_ms", "p50", "p50"), ("change_to_acked_ms", "p99", "p99")],
+    },
+    Series {
+        file: "sync-memory",
+        title: "Memory of one hub",
+        unit: "MiB",
+        lines: [("hub_memory_mb", "value", "no devices"), ("hub_memory_devices_mb", "value", "ten devices")],
+    },
 ];
 
 fn main() -> ExitCode {
@@ -57,19 +87,113 @@ fn render(args: &Args) -> std::io::Result<String> {
         String::from("# Benchmarks\n\nRendered by `make bench` from `.dev/bench/*.jsonl`; do not edit.\n\n");
     let _infallible = writeln!(page, "Machine: {}. Date: {}.", machine()?, args.date);
     for (suite, method) in SUITES {
-        let path = args.results.join(format!("{suite}.jsonl"));
+        let measures = read(&args.results, suite)?;
         // A suite that was not run has no section.
-        if !path.exists() {
+        if measures.is_empty() {
             continue;
         }
-        let text = std::fs::read_to_string(&path)?;
         let _infallible = write!(page, "\n## {suite} (`make bench-{suite}`)\n\n{method}\n\n{HEAD}");
-        for line in text.lines() {
-            let measure: Value = serde_json::from_str(line)?;
-            page.push_str(&row(&measure));
-        }
+        measures.iter().for_each(|measure| page.push_str(&row(measure)));
+        page.push_str(&by_agents(&measures));
+        page.push_str(&plots(args, suite, &measures)?);
     }
     Ok(page)
+}
+
+/// The measures of a suite: its own file, then those of its parts by name.
+fn read(results: &Path, suite: &str) -> std::io::Result<Vec<Value>> {
+    let mut files = BTreeSet::new();
+    if results.is_dir() {
+        for entry in std::fs::read_dir(results)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let part = name.strip_prefix(suite).and_then(|rest| rest.strip_suffix("jsonl"));
+            if part.is_some_and(|part| part.starts_with('.')) {
+                // The whole before its parts: the shorter name first.
+                files.insert((name.len(), path));
+            }
+        }
+    }
+    let mut measures = Vec::new();
+    for (_, path) in files {
+        for line in std::fs::read_to_string(path)?.lines() {
+            measures.push(serde_json::from_str(line)?);
+        }
+    }
+    Ok(measures)
+}
+
+/// Of measures that name their series: a row for each number of agents, a column for each series.
+fn by_agents(measures: &[Value]) -> String {
+    let mut columns: Vec<(&str, &str)> = Vec::new();
+    let mut rows: BTreeMap<u64, BTreeMap<(&str, &str), &Value>> = BTreeMap::new();
+    for measure in measures {
+        let (Some(series), Some(agents)) = (measure["series"].as_str(), measure["agents"].as_u64()) else {
+            continue;
+        };
+        let fields: &[&str] = if measure["p99"].is_null() { &["value"] } else { &["p50", "p99"] };
+        for field in fields {
+            if !columns.contains(&(series, *field)) {
+                columns.push((series, *field));
+            }
+            rows.entry(agents).or_default().insert((series, *field), &measure[*field]);
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head: Vec<String> = columns
+        .iter()
+        .map(|(series, field)| match *field {
+            "value" => format!("`{series}`"),
+            field => format!("`{series}` {field}"),
+        })
+        .collect();
+    let mut table = format!(
+        "\n### By number of agents\n\n| Agents | {} |\n|---|{}\n",
+        head.join(" | "),
+        "---|".repeat(head.len())
+    );
+    for (agents, cells) in rows {
+        let cells: Vec<String> = columns
+            .iter()
+            .map(|column| cells.get(column).map(ToString::to_string).unwrap_or_default())
+            .collect();
+        let _infallible = writeln!(table, "| {agents} | {} |", cells.join(" | "));
+    }
+    table
+}
+
+/// Draws the plots of a suite beside the page, and refers to them.
+fn plots(args: &Args, suite: &str, measures: &[Value]) -> std::io::Result<String> {
+    let mut text = String::new();
+    for Series { file, title, unit, lines } in PLOTS.iter().filter(|plot| plot.file.starts_with(suite)) {
+        let points = |series: &str, field: &str| {
+            let mut points: Vec<(f64, f64)> = measures
+                .iter()
+                .filter(|measure| measure["series"] == series)
+                .filter_map(|measure| Some((measure["agents"].as_f64()?, measure[field].as_f64()?)))
+                .filter(|(agents, value)| *agents > 0.0 && *value > 0.0)
+                .collect();
+            points.sort_by(|one, other| one.0.total_cmp(&other.0));
+            points
+        };
+        let lines = lines.iter().map(|(series, field, line)| ((*line).to_owned(), points(series, field)));
+        let plot = Plot {
+            title: (*title).to_owned(),
+            across: "agents".to_owned(),
+            up: (*unit).to_owned(),
+            lines: lines.collect(),
+        };
+        let Some(svg) = plot.svg() else { continue };
+        let directory = args.page.with_extension("");
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(directory.join(format!("{file}.svg")), svg)?;
+        let folder =
+            directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let _infallible = write!(text, "\n![{title}, by number of agents]({folder}/{file}.svg)\n");
+    }
+    Ok(text)
 }
 
 const HEAD: &str = "| Measure | Value | n | p50 | p99 | max | Reference | Ratio | Target | Met | Note |\n\
@@ -95,4 +219,29 @@ fn machine() -> std::io::Result<String> {
     let kilobytes: u64 = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or_default();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     Ok(format!("{cores} cores, {} GiB, Linux {}", kilobytes / 1024 / 1024, kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::by_agents;
+
+    #[test]
+    fn series_become_a_table_in_the_order_of_agents() {
+        let point = |series: &str, agents: u32, value: f64| json!({"name": "x", "series": series, "agents": agents, "value": value});
+        let latency =
+            json!({"name": "y", "series": "ms", "agents": 100, "value": 3.0, "p50": 3.0, "p99": 9.5});
+        let table =
+            by_agents(&[point("mb", 1000, 20.5), point("mb", 100, 8.25), latency, json!({"name": "alone"})]);
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
+        let wanted = [
+            "| Agents | `mb` | `ms` p50 | `ms` p99 |",
+            "|---|---|---|---|",
+            "| 100 | 8.25 | 3.0 | 9.5 |",
+            "| 1000 | 20.5 |  |  |",
+        ];
+        assert_eq!(rows, wanted);
+        assert!(by_agents(&[json!({"name": "alone"})]).is_empty());
+    }
 }

@@ -126,7 +126,7 @@ pub fn unknown_pod_field(stage: &Stage) -> Outcome {
             "nodeSelector": {"disk": "ssd"},
             "containers": [{
                 "name": "web", "image": "web:1", "livenessProbe": {"httpGet": {"port": 80}},
-                "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
                 "envFrom": [{"secretRef": {"name": "s"}}],
                 "ports": [{"containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1"}],
                 "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "x"}],

@@ -33,6 +33,7 @@ pub fn refuses_values(stage: &Stage) -> Outcome {
     for (value, words) in [
         ("hub.replica=3", "additional properties 'replica' not allowed"),
         ("hub.replicas=0", "hub/replicas"),
+        ("hub.image.name=hub", "additional properties 'name' not allowed"),
         ("hub.statusWrites.concurrencyShares=0", "hub/statusWrites/concurrencyShares"),
         ("hub.endpoints={hub.example}", "hub/endpoints/0"),
         ("hub.endpoints={https://hub.example/path:443}", "hub/endpoints/0"),
@@ -77,7 +78,13 @@ pub fn renders_what_was_reviewed(stage: &Stage) -> Outcome {
         summary,
     )?;
     let without = render(stage, &["--set", "crds.install=false"])?;
-    expect("CRDs can be left out", !without.contains("kind: CustomResourceDefinition"), "a CRD")
+    expect("CRDs can be left out", !without.contains("kind: CustomResourceDefinition"), "a CRD")?;
+    let staged = render(stage, &["--set", "image.tag=2.0.0", "--set", "hub.image.tag=1.0.0"])?;
+    let images: Vec<&str> = staged.lines().filter(|line| line.trim().starts_with("image: ")).collect();
+    let old = |line: &&&str| line.ends_with("/selvedge-hub:1.0.0");
+    let new = images.iter().filter(|line| line.ends_with(":2.0.0")).count();
+    let one = images.iter().filter(old).count() == 1 && new == images.len() - 1;
+    expect("the hub alone can be of another release", one, images.join("\n"))
 }
 
 fn summary(object: &Value) -> Vec<String> {

@@ -19,10 +19,11 @@ const SYSTEM: &str = NAMESPACE;
 const JOIN: &str = "selvedge-join";
 const CSRS: &str = "certificates.k8s.io/certificatesigningrequests";
 const SIGNERS: &str = "certificates.k8s.io/signers";
+const EVENTS: &str = "events.k8s.io/events";
 const BINDINGS: &str = "rbac.authorization.k8s.io/rolebindings";
 const WEBHOOKS: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
 
-const QUESTIONS: [Question; 28] = [
+const QUESTIONS: [Question; 34] = [
     // One account alone reads the CA's key.
     ("edgenode-controller", "get", "secrets", SYSTEM, "selvedge-ca", true),
     ("edgenode-controller", "get", "secrets", SYSTEM, "selvedge-webhook-tls", false),
@@ -33,6 +34,10 @@ const QUESTIONS: [Question; 28] = [
     ("edgeapplication-controller", "get", "secrets", SYSTEM, "selvedge-ca", false),
     ("selvedge-hub", "get", "secrets", SYSTEM, "selvedge-ca", false),
     ("selvedge-hub", "get", "secrets", JOIN, "", false),
+    // And one account alone the key with which Secrets are hashed.
+    ("selvedge-hub", "get", "secrets", SYSTEM, "selvedge-secret-versions", true),
+    ("selvedge-hub", "list", "secrets", SYSTEM, "", false),
+    ("edgenode-controller", "get", "secrets", SYSTEM, "selvedge-secret-versions", false),
     // The hub reads references only where it was let in, and signs nothing.
     ("selvedge-hub", "list", "secrets", "shop", "", false),
     ("selvedge-hub", "list", "configmaps", "shop", "", false),
@@ -46,6 +51,10 @@ const QUESTIONS: [Question; 28] = [
     ("selvedge-hub", "patch", "selvedge.dev/edgenodes:status", "", "", true),
     ("selvedge-hub", "patch", "selvedge.dev/edgenodes", "", "", false),
     ("selvedge-hub", "create", "pods", "shop", "", false),
+    // Events are written by the hub and never read.
+    ("selvedge-hub", "create", EVENTS, "shop", "", true),
+    ("selvedge-hub", "list", EVENTS, "shop", "", false),
+    ("selvedge-hub", "delete", EVENTS, "shop", "", false),
     // No certificate of the cluster's own.
     ("edgenode-controller", "sign", SIGNERS, "", "selvedge.dev/agent", true),
     ("edgenode-controller", "sign", SIGNERS, "", "kubernetes.io/kube-apiserver-client", false),

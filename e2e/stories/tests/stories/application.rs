@@ -66,8 +66,13 @@ pub fn says_why_it_does_not_run(world: &World) -> Outcome {
 
 /// A page of the example's web server, asked for on the edge host, once it is as it should be.
 pub fn page(host: &EdgeHost, name: &str, holds: impl Fn(&str) -> bool) -> Outcome<String> {
+    page_at(host, 8080, name, holds)
+}
+
+/// A page of a web server on a port of the edge host, once it is as it should be.
+pub fn page_at(host: &EdgeHost, port: u16, name: &str, holds: impl Fn(&str) -> bool) -> Outcome<String> {
     eventually(&format!("the page {name}"), PATIENCE, || {
-        let url = format!("http://127.0.0.1:8080/{name}");
+        let url = format!("http://127.0.0.1:{port}/{name}");
         // Bounded from outside: Debian's busybox crashes on wget's own -T.
         let mut wget = host.command("timeout").map_err(|error| error.to_string())?;
         let words = ["2", "busybox", "wget", "-q", "-O", "-", &url];

@@ -8,9 +8,11 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use selvedge_agent::identity::Identity;
 use selvedge_cluster::clock::{Deadline, wait_for};
 use selvedge_cluster::{Cluster, Layout, UpOptions};
 use selvedge_stories::{Outcome, StoryError, Tools};
@@ -20,6 +22,8 @@ use serde_json::{Value, json};
 const NAMESPACE: &str = "selvedge-system";
 /// A process is ready within this, also while others start.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Lines of a log that are shown, of warnings and of all.
+const LAST_LINES: usize = 8;
 /// Kinds that would need a node, or the webhook.
 const LEFT_OUT: [&str; 7] = [
     "Deployment",
@@ -38,10 +42,13 @@ pub struct Rig {
     layout: Layout,
     binaries: PathBuf,
     controllers: Vec<Process>,
+    /// Where each process writes that was ever started.
+    logs: Mutex<Vec<PathBuf>>,
 }
 
 /// One process of Selvedge; ends with this value.
 pub struct Process {
+    name: String,
     child: Child,
     admin: u16,
     log: PathBuf,
@@ -50,6 +57,7 @@ pub struct Process {
 /// A hub and where agents dial it.
 pub struct Hub {
     pub process: Process,
+    pub port: u16,
     pub endpoint: String,
 }
 
@@ -61,17 +69,38 @@ impl Rig {
         // etcd waits for the disk, as it should.
         cluster.up(&UpOptions { api_only: true, durable: true, ..UpOptions::default() })?;
         let tools = Tools::new(&layout.bin(), &layout.kubeconfig());
-        let mut rig = Self { cluster, tools, layout, binaries: binaries.to_owned(), controllers: Vec::new() };
-        rig.install(repository)?;
-        rig.certificate_authority()?;
+        let mut rig = Self {
+            cluster,
+            tools,
+            layout,
+            binaries: binaries.to_owned(),
+            controllers: Vec::new(),
+            logs: Mutex::default(),
+        };
+        match rig.fill(repository, port) {
+            Ok(()) => Ok(rig),
+            Err(error) => {
+                eprintln!("{}", rig.explain());
+                rig.down()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, repository: &Path, port: u16) -> Outcome {
+        self.install(repository)?;
+        self.certificate_authority()?;
         let endpoint = format!("https://127.0.0.1:{port}");
         let names = ["--hub-name", "127.0.0.1", "--hub-endpoint", &endpoint];
         let streams = format!("127.0.0.1:{}", free_port()?);
         let words = [&names[..], &["--replica-address", &streams]].concat();
-        let edgenode = rig.start("edgenode-controller", "edgenode-controller", &words)?;
-        let applications = rig.start("edgeapplication-controller", "edgeapplication-controller", &[])?;
-        rig.controllers = vec![edgenode, applications];
-        Ok(rig)
+        let edgenode = self.start("edgenode-controller", "edgenode-controller", &words)?;
+        self.controllers = vec![edgenode];
+        for name in ["edgeapplication-controller", "devicemodel-controller", "device-controller"] {
+            let controller = self.start(name, name, &[])?;
+            self.controllers.push(controller);
+        }
+        Ok(())
     }
 
     /// The administrator's kubeconfig.
@@ -97,7 +126,41 @@ impl Rig {
         let token = token.display().to_string();
         let words = ["--listen", &listen, "--token-file", &token, "--pod-name", name];
         let process = self.start(name, "selvedge-hub", &words)?;
-        Ok(Hub { process, endpoint: format!("https://{listen}") })
+        Ok(Hub { process, port, endpoint: format!("https://{listen}") })
+    }
+
+    /// Ends the controllers: what they have rolled out stands.
+    pub fn stop_controllers(&mut self) {
+        self.controllers.clear();
+    }
+
+    /// An agent of the product itself, as a process with a disk; ready when it is in sync.
+    pub fn agent(&self, identity: &Identity, key: &str, hub: &str) -> Outcome<Process> {
+        let state = self.file(&identity.node);
+        std::fs::create_dir_all(&state).map_err(io("make a state directory"))?;
+        write(&state.join("key.pem"), key)?;
+        let stored = identity.store(&state);
+        stored.map_err(|error| StoryError::Unexpected {
+            what: "an identity can be stored".into(),
+            found: error.to_string(),
+        })?;
+        let (admin, state) = (free_port()?, state.display().to_string());
+        let mut command = Command::new(self.binaries.join("selvedge-agent"));
+        command.args(["run", "--state-dir", &state, "--hub", hub, "--config", "/dev/null"]);
+        command.args(["--runtime-endpoint", &format!("unix://{state}/no-runtime.sock")]);
+        command.args(["--metrics-address", &format!("127.0.0.1:{admin}")]);
+        self.spawn(&identity.node, admin, &mut command)
+    }
+
+    /// What the processes said last that somebody should read: what explains a failure is here, or nowhere.
+    pub fn explain(&self) -> String {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.iter().map(|log| format!("--- {}\n{}\n", log.display(), tail(log))).collect()
+    }
+
+    /// Which controllers still run, and how much CPU each has used.
+    pub fn controllers_cpu(&self) -> Vec<(String, f64)> {
+        self.controllers.iter().map(|process| (process.name.clone(), process.cpu_s())).collect()
     }
 
     /// All of it gone.
@@ -185,20 +248,13 @@ impl Rig {
     fn start(&self, name: &str, binary: &str, words: &[&str]) -> Outcome<Process> {
         let kubeconfig = self.kubeconfig_of(binary)?;
         let admin = free_port()?;
-        let log = self.layout.log("bench", name);
-        let output = File::create(&log).map_err(io("make a log file"))?;
-        let child = Command::new(self.binaries.join(binary))
+        let mut command = Command::new(self.binaries.join(binary));
+        command
             .args(words)
             .args(["--admin-address", &format!("127.0.0.1:{admin}"), "--namespace", NAMESPACE])
             .env("KUBECONFIG", kubeconfig)
-            .env("SELVEDGE_LOG", "info")
-            .env("POD_IP", "127.0.0.1")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(io("share a log file"))?)
-            .stderr(output)
-            .spawn()
-            .map_err(io(&format!("start {binary}")))?;
-        let process = Process { child, admin, log };
+            .env("POD_IP", "127.0.0.1");
+        let process = self.spawn(name, admin, &mut command)?;
         let ready = || process.metrics("/readyz").map(drop);
         wait_for(Deadline::after(PATIENCE), ready).ok_or_else(|| StoryError::NotInTime {
             what: format!("{name} is ready"),
@@ -206,6 +262,20 @@ impl Rig {
             last: tail(&process.log),
         })?;
         Ok(process)
+    }
+
+    fn spawn(&self, name: &str, admin: u16, command: &mut Command) -> Outcome<Process> {
+        let log = self.layout.log("bench", name);
+        let output = File::create(&log).map_err(io("make a log file"))?;
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log.clone());
+        let child = command
+            .env("SELVEDGE_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(io("share a log file"))?)
+            .stderr(output)
+            .spawn()
+            .map_err(io(&format!("start {name}")))?;
+        Ok(Process { name: name.to_owned(), child, admin, log })
     }
 
     fn kubeconfig_of(&self, account: &str) -> Outcome<PathBuf> {
@@ -237,11 +307,20 @@ impl Process {
         answer.starts_with("HTTP/1.1 200").then_some(answer)
     }
 
-    /// Memory of its own, KiB.
+    /// One number of its metrics: the sum over all labels; NaN when it cannot be had.
+    pub fn metric(&self, name: &str) -> f64 {
+        let Some(text) = self.metrics("/metrics") else { return f64::NAN };
+        let values = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Anonymous memory of its own, KiB: what it has written to and shares with nobody.
     pub fn memory_kb(&self) -> f64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = std::fs::read_to_string(path).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        let rollup = std::fs::read_to_string(path).unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:"));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         number.unwrap_or(f64::NAN)
     }
@@ -294,10 +373,15 @@ fn make_ca() -> Result<(String, String), rcgen::Error> {
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
+/// The last warnings and errors, and the last lines of all.
 fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
+    let (before, end) = lines.split_at(lines.len().saturating_sub(LAST_LINES));
+    let loud = before.iter().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    let mut loud: Vec<&str> = loud.rev().take(LAST_LINES).copied().collect();
+    loud.reverse();
+    [&loud[..], end].concat().join("\n")
 }
 
 fn write(path: &Path, text: &str) -> Outcome {

@@ -25,12 +25,15 @@ const ROUNDS: u16 = 100;
 /// Measures what the demo shows.
 #[derive(Parser)]
 struct Args {
-    /// Where the cluster under measurement keeps its files.
+    /// Where the cluster under measurement keeps its files, in the checkout.
     #[arg(long, default_value = ".dev/bench/cluster")]
     dir: PathBuf,
-    /// Where the results go.
+    /// Where the results go, in the checkout.
     #[arg(long, default_value = ".dev/bench/demo.jsonl")]
     out: PathBuf,
+    /// What `cargo bench` calls every benchmark with.
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
 }
 
 fn main() -> ExitCode {
@@ -47,11 +50,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, runtime: &tokio::runtime::Runtime) -> Outcome {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let world = World::up(&args.dir, &repository, true)?;
+    // Not where cargo runs benchmarks, which is their package's directory.
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
+    let world = World::up(&repository.join(&args.dir), repository, true)?;
     let result = suite(&world, runtime);
     world.cluster.down()?;
-    measure::write(&args.out, &result?)
+    measure::write(&repository.join(&args.out), &result?)
 }
 
 fn suite(world: &World, runtime: &tokio::runtime::Runtime) -> Outcome<Vec<Measure>> {
