@@ -191,6 +191,19 @@ impl Cluster {
         Ok(self.state()?.subnet.address(CONTROL_MEMBER))
     }
 
+    /// An address on which the cluster's NodePorts answer, as edge hosts reach it.
+    pub fn node_address(&self) -> Result<String, ClusterError> {
+        match self.state()?.mode {
+            Mode::External => Ok(external::node_address(&mut self.kubectl())?),
+            Mode::Full | Mode::ApiOnly => Ok(self.control_address()?.to_string()),
+        }
+    }
+
+    /// Whether the cluster is one that was there already and is only used.
+    pub fn is_external(&self) -> bool {
+        self.state().is_ok_and(|state| state.mode == Mode::External)
+    }
+
     /// This machine's address as hosts and the API server see it: where a test serves a webhook.
     pub fn outside_address(&self) -> Result<Ipv4Addr, ClusterError> {
         Ok(self.state()?.subnet.address(1))

@@ -82,6 +82,9 @@ impl Containerd<'_> {
         {
             return Ok(false);
         }
+        // The host may stand in another directory.
+        let archive = std::path::absolute(archive)
+            .map_err(|source| ContainerdError::Archive { path: archive.to_owned(), source })?;
         let said = self.ctr(&["images", "import", &archive.display().to_string()])?;
         // "<name>  saved" is the line of the image; another archive of that name is no longer in force.
         if let Some(image) =

@@ -1,6 +1,7 @@
 //! A cluster that exists already, named by `SELVEDGE_KUBECONFIG`: it is used and not touched.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::command::{CommandError, command, run};
 use crate::kubeconfig;
@@ -15,6 +16,10 @@ pub enum ExternalError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the cluster of {} does not answer; unset SELVEDGE_KUBECONFIG to have one started here", path.display())]
     Unreachable { path: PathBuf, source: CommandError },
+    #[error("cannot ask the cluster for its nodes")]
+    Nodes(#[source] CommandError),
+    #[error("no node of the cluster has an InternalIP, so edge hosts cannot reach the hub's NodePort")]
+    NoNode,
 }
 
 /// The kubeconfig that the environment names.
@@ -37,4 +42,11 @@ pub fn adopt(path: &Path, layout: &Layout, tools: &Tools) -> Result<(), External
     let target = layout.kubeconfig();
     kubeconfig::replace(&target, text.as_bytes())
         .map_err(|source| ExternalError::Write { path: target.clone(), source })
+}
+
+/// The address of the first node that has one.
+pub fn node_address(kubectl: &mut Command) -> Result<String, ExternalError> {
+    let internal = "jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}";
+    let said = run(kubectl.args(["get", "nodes", "--output", internal])).map_err(ExternalError::Nodes)?;
+    said.split_whitespace().next().map(str::to_owned).ok_or(ExternalError::NoNode)
 }

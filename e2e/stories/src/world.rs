@@ -13,6 +13,8 @@ use crate::{Outcome, StoryError, Tools, condition, eventually, expect};
 
 /// Where agents reach the hub: this port of every node of the cluster.
 pub const NODE_PORT: u16 = 30443;
+/// Of `timeout`. A join takes a second or two.
+const JOIN_PATIENCE: &str = "120s";
 /// The namespace that Selvedge lives in.
 const NAMESPACE: &str = "selvedge-system";
 /// The agent's process name on an edge host.
@@ -120,7 +122,7 @@ impl World {
     /// # Errors
     /// [`StoryError`] when there is no cluster.
     pub fn hub(&self) -> Outcome<String> {
-        Ok(format!("https://{}:{NODE_PORT}", self.cluster.control_address()?))
+        Ok(format!("https://{}:{NODE_PORT}", self.cluster.node_address()?))
     }
 
     /// Installs or upgrades Selvedge with helm, and waits until everything is up.
@@ -214,8 +216,10 @@ impl World {
         })?;
         let words: Vec<&str> = command.split_whitespace().skip(1).collect();
         let agent = self.agent.display().to_string();
-        let mut join = host.command(&agent)?;
+        // The agent goes on for ever when nobody answers: here somebody should.
+        let mut join = host.command("timeout")?;
         let output = join
+            .args([JOIN_PATIENCE, &agent])
             .args(&words)
             .stdin(Stdio::null())
             .output()

@@ -263,7 +263,9 @@ impl Sessions {
             duplicate: None,
         });
         effects.touched.push(node.name.clone());
-        if id(session) > node.newest && !node.held.is_empty() {
+        // What a replica held whose stream is lost has most likely ended with it: its agents only moved.
+        let heard = |replica: &String| self.replicas.get(replica).is_some_and(|r| r.doubted.is_none());
+        if id(session) > node.newest && node.held.keys().any(heard) {
             node.supersede(now);
         }
         node.newest = node.newest.max(id(session));

@@ -159,6 +159,19 @@ fn two_machines_with_one_identity_are_named_on_the_fourth_turn_in_a_minute() {
 }
 
 #[test]
+fn a_machine_whose_replicas_are_killed_is_not_two() {
+    let mut sessions = Sessions::new(at(0));
+    for turn in 1..=8 {
+        let (second, replica) = (turn * 5, if turn % 2 == 0 { "a" } else { "b" });
+        sessions.connect(replica, turn);
+        let opened = report(true, &[session("u", turn, false)]);
+        let said = orders(&sessions.report(replica, turn, &opened, at(second)));
+        assert!(!said.iter().any(|order| order.contains("duplicate")), "{said:?} after {turn}");
+        sessions.lose(replica, turn, at(second + 1));
+    }
+}
+
+#[test]
 fn a_machine_alone_is_never_two() {
     let mut sessions = Sessions::new(at(0));
     sessions.connect("a", 1);

@@ -49,6 +49,9 @@ fn tell(args: &Args) -> Outcome {
     step("A Kubernetes control plane and Selvedge's images (the first time, this builds both)");
     let world = World::up(&args.dir, &repository, false)?;
 
+    if world.cluster.is_external() {
+        println!("{}", own_cluster(&world.layout().images()));
+    }
     step("helm install selvedge charts/selvedge");
     world.install(Installed { chart: &world.file("charts/selvedge"), words: &[] })?;
     show(&world, &["-n", "selvedge-system", "get", "pods"])?;
@@ -70,7 +73,10 @@ fn tell(args: &Args) -> Outcome {
     world.wait_condition(&["device", "boiler-1", "-n", "shop"], "Synced", "True", PATIENCE)?;
 
     refuse_and_accept(&world, &boiler)?;
-    scrape(&world)?;
+    // Ours runs on the control host, where pods have routes; a cluster that exists has one of its own, or none.
+    if !world.cluster.is_external() {
+        scrape(&world)?;
+    }
 
     step("What there is now");
     for kind in ["edgenodes", "edgeapplications", "devices"] {
@@ -80,6 +86,16 @@ fn tell(args: &Args) -> Outcome {
     println!("The demo took {} s. Next:", started.elapsed().as_secs());
     print!("{NEXT}");
     Ok(())
+}
+
+/// What a cluster that is not ours needs to have.
+fn own_cluster(images: &Path) -> String {
+    format!(
+        "This cluster's nodes must have Selvedge's images. They are in {}/*.tar:\n  \
+         on each node   ctr --namespace k8s.io images import <archive>\n  \
+         with kind      kind load image-archive <archive>",
+        images.display()
+    )
 }
 
 /// Joins once; a host that has joined before only gets its agent started.
