@@ -133,7 +133,7 @@ impl Notices {
     /// The API server refused what an agent reported of an object. Nothing is said of an object that is gone.
     pub fn refused(&self, target: &Target, uid: &str, why: &str, now: Instant) {
         let advice = match why {
-            "NotFound" | "OtherUid" => return,
+            "NotFound" => return,
             "Invalid" => "it breaks the schema: see whether the CRDs are of this hub's version",
             "TooLarge" => "its status is larger than the API server takes",
             _ => "see the hub's log",

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row as SqlRow, Tra
 use selvedge_model::{ContentHash, Digest, Watermark};
 use selvedge_protocol::agent as wire;
 
+use super::file::KEY_FILE;
 use super::row::{
     Answered, Batch, BodyChange, Loaded, Meta, Refusal, Row, RowChange, RowKey, Slot, Store, StoreError,
     Version,
@@ -18,8 +19,6 @@ use super::row::{
 use super::seal::{Seal, SealError};
 
 const SCHEMA_VERSION: i64 = 1;
-/// Of the file with the key for Secrets.
-const KEY_EXTENSION: &str = "key";
 
 /// A ledger in one SQLite file.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the file, makes it when it is not there, checks it and brings its schema up to date. The key for
-    /// Secrets is in the file of the same name with the extension `key`.
+    /// Secrets is in [`KEY_FILE`] beside it.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when the file is not a whole ledger of this or an older version;
@@ -48,7 +47,7 @@ impl SqliteStore {
             return Err(StoreError::Damaged(check));
         }
         migrate(&mut connection)?;
-        Ok(Self { connection, seal: Seal::load(&path.with_extension(KEY_EXTENSION))? })
+        Ok(Self { connection, seal: Seal::load(&path.with_file_name(KEY_FILE))? })
     }
 
     /// The connection, for tests alone: one turns syncing off through it, to show what that would lose.

@@ -69,10 +69,9 @@ impl Session {
         Standing { entries: entries.collect(), sync: self.sync() }
     }
 
-    /// Whether the agent has an entry, in the set or not: what is held back runs on there.
-    #[must_use]
-    pub fn is_answered(&self, key: &EntryKey) -> bool {
-        self.answered.contains_key(key)
+    /// What the agent has, in the set or not: what is held back runs on there.
+    pub fn answered(&self) -> impl Iterator<Item = &EntryKey> {
+        self.answered.keys()
     }
 
     /// How one entry stands; none when it is not in the set.

@@ -298,11 +298,7 @@ impl Session {
     /// Goes on after time has passed, or caches or the gate have moved.
     pub fn proceed(&mut self, view: View<'_>) -> Vec<Output> {
         let mut out = Vec::new();
-        if !self.waiting_reports.is_empty()
-            && !self.is_paused()
-            && !self.is_behind(view.index)
-            && !view.index.is_restored(&self.node)
-        {
+        if !self.waiting_reports.is_empty() && self.can_tell_gone(view) {
             let waiting = std::mem::take(&mut self.waiting_reports);
             self.reported(waiting.into_values().collect(), view, &mut out);
         }

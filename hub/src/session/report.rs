@@ -59,13 +59,10 @@ impl Session {
                 }
                 Some(stranger) => stranger,
             };
-            // A replica that has not read the newest may be the one that is wrong; and what a restore took away is
-            // not gone before a person says so.
-            let restored = view.index.is_restored(&self.node);
-            if restored || self.is_paused() || self.is_behind(view.index) {
-                self.wait(key, entry);
-            } else {
+            if self.can_tell_gone(view) {
                 answer(stranger, Code::Gone, "");
+            } else {
+                self.wait(key, entry);
             }
         }
         if !verdicts.is_empty() {
@@ -73,12 +70,18 @@ impl Session {
         }
     }
 
+    /// Whether what is not in the set is gone. A replica that has not read the newest may be the one that is wrong;
+    /// and what a restore took away is not gone before a person says so.
+    pub(super) fn can_tell_gone(&self, view: View<'_>) -> bool {
+        !self.is_paused() && !self.is_behind(view.index) && !view.index.is_restored(&self.node)
+    }
+
     /// Whether what a report is about has left the node's set since it came; none: it has, as far as these caches
     /// know, and they may be the ones that are wrong.
     #[must_use]
     pub fn is_gone(&self, key: &EntryKey, uid: &str, view: View<'_>) -> Option<bool> {
         let gone = self.stranger(key, uid, view).is_some();
-        (!gone || !(self.is_paused() || self.is_behind(view.index))).then_some(gone)
+        (!gone || self.can_tell_gone(view)).then_some(gone)
     }
 
     /// Keeps a report until these caches have read what it is about. One that finds no room gets no verdict, so

@@ -4,7 +4,7 @@
 //!
 //! An object that is at rest costs a hash of what its status says, and its last report as it came over the wire.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,7 +192,7 @@ impl Book {
     }
 
     fn tell(&mut self, key: &EntryKey, told: Told) {
-        self.told.insert(name(key), told.encode(key));
+        self.told.insert(name(key), told.encode());
     }
 
     /// What the agent said of an entry last in this session.
@@ -254,15 +254,16 @@ impl Book {
         }
     }
 
-    /// Forgets what left the node's set.
-    pub fn retain(&mut self, in_set: impl Fn(&EntryKey) -> bool) {
-        self.told.retain(|_, report| key_of(report).is_some_and(|key| in_set(&key)));
+    /// Forgets what left the node's set: all but these.
+    pub fn retain<'a>(&mut self, kept: impl IntoIterator<Item = &'a EntryKey>) {
+        let kept: HashSet<Name> = kept.into_iter().map(name).collect();
+        self.told.retain(|name, _| kept.contains(name));
         let (told, node) = (&self.told, name(&self.node.entry()));
         // The status of what was never reported on is read again.
         self.said.retain(|name, _| *name == node || told.contains_key(name));
         self.objects.retain(|target, object| {
             let busy = object.writing.is_some() || !object.waiting.is_empty();
-            busy || *target == self.node || in_set(&target.entry())
+            busy || *target == self.node || kept.contains(&name(&target.entry()))
         });
     }
 
@@ -368,15 +369,10 @@ impl Told {
         (matches!(&self.state, Some(State::Device(state)) if state.connected), self.content)
     }
 
-    fn encode(self, key: &EntryKey) -> Box<[u8]> {
+    /// As it came, but for its key: that is its name.
+    fn encode(self) -> Box<[u8]> {
         let content_hash = self.content.map(|content| content.0.to_vec()).unwrap_or_default();
-        let report = wire::EntryReport {
-            key: Some(key.into()),
-            uid: self.uid,
-            content_hash,
-            seq: 0,
-            state: self.state,
-        };
+        let report = wire::EntryReport { key: None, uid: self.uid, content_hash, seq: 0, state: self.state };
         report.encode_to_vec().into_boxed_slice()
     }
 
@@ -385,8 +381,4 @@ impl Told {
         let content = report.content_hash.try_into().ok().map(ContentHash);
         Some(Self { uid: report.uid, content, state: report.state })
     }
-}
-
-fn key_of(report: &[u8]) -> Option<EntryKey> {
-    EntryKey::try_from(wire::EntryReport::decode(report).ok()?.key?).ok()
 }

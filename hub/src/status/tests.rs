@@ -213,11 +213,11 @@ fn a_device_that_left_the_set_is_forgotten_once_its_reports_are_answered() {
     let tank = Target::Device(ObjectKey::new("shop", "tank"));
     book.report(report(1), start);
     book.jobs(start, 8);
-    book.retain(|_| false);
+    book.retain([]);
     let written = Written::gone();
     assert_eq!(book.written(&tank, &written).len(), 1, "a report in a write was forgotten");
     book.device_news(&ObjectKey::new("shop", "tank"), start);
-    book.retain(|_| false);
+    book.retain([]);
     let later = start + Duration::from_secs(60);
     assert!(book.jobs(later, 8).iter().all(|job| job.target != tank));
 }

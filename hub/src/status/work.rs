@@ -90,7 +90,7 @@ fn node_facts(book: &mut Book, session: &Session, view: View<'_>, duplicate: boo
     let index = view.index;
     let standing = session.standing(view);
     // What leaves the set and is held at the agent may come back, and nobody would report it again.
-    book.retain(|key| standing.entries.contains_key(key) || session.is_answered(key));
+    book.retain(standing.entries.keys().chain(session.answered()));
     let answered = EntryKind::ALL.into_iter().map(|kind| session.holds(kind)).sum();
     book.composed(is_settled(&standing).then_some(answered));
     let of_kind = |kind| standing.entries.iter().filter(move |(key, _)| key.kind == kind);
