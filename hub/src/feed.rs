@@ -136,6 +136,9 @@ pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>
                 apply(Event::Applied(resource.clone(), object));
             }
             apply(Event::Listed(resource.clone(), revision));
+            if resource.references().is_none() {
+                hub.list_complete(now);
+            }
             // Also those that wait for nothing: after a restore they must be compared.
             hub.sessions.wake_all();
         }

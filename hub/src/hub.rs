@@ -158,6 +158,12 @@ impl Hub {
         }
     }
 
+    /// A list is in the caches. Until the marks were read after it, it may be of another history, so sessions wait.
+    pub fn list_complete(&self, now: Instant) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).list_complete(now);
+        self.cluster_wanted.notify_one();
+    }
+
     /// The cluster's epoch is the one that was named last: the request was sent at `asked`.
     pub fn epoch_read(&self, asked: Instant) {
         self.index.write().unwrap_or_else(PoisonError::into_inner).epoch_read(asked);

@@ -130,10 +130,9 @@ impl Notices {
         self.say(Notice { about, reason: Reason::RemovalsHeld, note }, now);
     }
 
-    /// The API server refused what an agent reported of an object. Nothing is said of an object that is gone.
+    /// The API server refused what an agent reported of an object.
     pub fn refused(&self, target: &Target, uid: &str, why: &str, now: Instant) {
         let advice = match why {
-            "NotFound" => return,
             "Invalid" => "it breaks the schema: see whether the CRDs are of this hub's version",
             "TooLarge" => "its status is larger than the API server takes",
             _ => "see the hub's log",
@@ -237,7 +236,6 @@ mod tests {
         notices.removals_held("shop-1", "u1", "RemovalsHeld", &held, now);
         notices.removals_held("shop-2", "u2", "CrdDeleted", &held[1..], now);
         notices.refused(&Target::Device(ObjectKey::new("shop", "boiler")), "u3", "Invalid", now);
-        notices.refused(&Target::Device(ObjectKey::new("shop", "gone")), "u4", "NotFound", now);
         let said = said(&notices);
         assert_eq!(said.len(), 3, "{said:?}");
         assert!(

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, OnDelete, SessionId, Watermark};
 use selvedge_protocol::{
-    PROTOCOL_MAX, PROTOCOL_MIN,
+    ENCODINGS, InflateError, PROTOCOL_MAX, PROTOCOL_MIN,
     agent::{self as wire, to_agent::Message as FromHub, to_hub::Message as ToHub},
-    convert,
+    convert, inflate,
 };
 
 use super::{
@@ -59,6 +59,8 @@ struct Session {
 /// Why a delta is not taken; the hub then compares inventories.
 #[derive(Debug, PartialEq, Eq)]
 struct Mismatch(&'static str);
+
+const MALFORMED: Mismatch = Mismatch("Malformed");
 
 impl<S: Store> Machine<S> {
     /// Opens the ledger of `cluster_id`. Under another version of the agent than last time refusals are
@@ -122,6 +124,7 @@ impl<S: Store> Machine<S> {
             digest: self.meta.digest.to_bytes().to_vec(),
             redirects,
             entries: self.answered().count() as u64,
+            encodings: ENCODINGS.map(Into::into).to_vec(),
         };
         Ok((id, hello))
     }
@@ -154,7 +157,7 @@ impl<S: Store> Machine<S> {
             }
             // The same delta again: its answer is on the way.
             FromHub::Delta(delta) if session.last_answered == Some(delta.nonce) => Ok(Outcome::default()),
-            FromHub::Delta(delta) => self.delta(&delta),
+            FromHub::Delta(delta) => self.delta(delta),
             FromHub::Farewell(_) => self.farewell(),
             _ => Ok(Outcome::default()),
         }
@@ -263,9 +266,10 @@ impl<S: Store> Machine<S> {
         }
     }
 
-    fn delta(&mut self, delta: &wire::Delta) -> Result<Outcome, StoreError> {
+    fn delta(&mut self, mut delta: wire::Delta) -> Result<Outcome, StoreError> {
         let mut outcome = Outcome::default();
-        let (batch, refused) = match self.judge(delta) {
+        let inflated = inflate(&mut delta).map_err(|InflateError| MALFORMED);
+        let (batch, refused) = match inflated.and_then(|()| self.judge(&delta)) {
             Ok(judged) => judged,
             Err(Mismatch(reason)) => {
                 let reason = reason.to_owned();
@@ -294,7 +298,6 @@ impl<S: Store> Machine<S> {
 
     /// What a delta would do, or why it does not fit.
     fn judge(&self, delta: &wire::Delta) -> Result<(Batch, Vec<wire::Refusal>), Mismatch> {
-        const MALFORMED: Mismatch = Mismatch("Malformed");
         let digest = |field, bytes| convert::digest(field, bytes).map_err(|_| MALFORMED);
         if digest("base digest", &delta.base_digest)? != self.meta.digest {
             return Err(Mismatch("BaseDigest"));

@@ -1,5 +1,5 @@
-//! The programs of the cluster, built from the pinned Go modules (and one C file) in `tools/`, each
-//! once for its content.
+//! The programs of the cluster, built from the pinned Go module and the one C file in `tools/`, once for their
+//! content.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -27,74 +27,39 @@ pub enum ToolsError {
     Link { program: String, dir: PathBuf, source: std::io::Error },
 }
 
-/// One directory of `tools/`: what is built from it, and how.
-struct Module {
-    dir: &'static str,
-    /// (Go package, program)
-    programs: &'static [(&'static str, &'static str)],
-    /// Further names of the first program.
-    links: &'static [&'static str],
-    tags: &'static str,
-    /// `-X` settings of the linker.
-    settings: &'static [&'static str],
-    /// About how long it takes on two cores from nothing, to be told before it starts.
-    takes: &'static str,
-}
-
-const KUBERNETES_VERSION: [&str; 3] = [
-    // Without these, clients see v0.0.0, and a chart's kubeVersion refuses the cluster.
-    "k8s.io/component-base/version.gitVersion=v1.36.3",
-    "k8s.io/component-base/version.gitMajor=1",
-    "k8s.io/component-base/version.gitMinor=36",
+/// Packages of the Go module in `tools/go`, each of which becomes the program of its last name. One module for
+/// all of them, so that they agree on the versions of what they share (Kubernetes' libraries above all), and that
+/// is compiled once.
+const PACKAGES: [&str; 10] = [
+    "./coredns",
+    "./etcd",
+    "./image",
+    "./kube",
+    "github.com/containerd/containerd/v2/cmd/containerd",
+    "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+    "github.com/containerd/containerd/v2/cmd/ctr",
+    "go.etcd.io/etcd/etcdutl/v3",
+    "helm.sh/helm/v4/cmd/helm",
+    "k8s.io/kubernetes/cmd/kubectl",
 ];
 
-const GO_MODULES: [Module; 6] = [
-    Module {
-        dir: "etcd",
-        programs: &[("go.etcd.io/etcd/server/v3", "etcd"), ("go.etcd.io/etcd/etcdutl/v3", "etcdutl")],
-        links: &[],
-        tags: "",
-        settings: &[],
-        takes: "1 min",
-    },
-    Module {
-        dir: "kubernetes",
-        programs: &[("./kube", "kube"), ("k8s.io/kubernetes/cmd/kubectl", "kubectl")],
-        links: &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"],
-        tags: "",
-        settings: &KUBERNETES_VERSION,
-        takes: "6 min",
-    },
-    Module {
-        dir: "containerd",
-        programs: &[
-            ("github.com/containerd/containerd/v2/cmd/containerd", "containerd"),
-            ("github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "containerd-shim-runc-v2"),
-            ("github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
-        ],
-        links: &[],
-        tags: "no_btrfs no_devmapper no_zfs",
-        settings: &["github.com/containerd/containerd/v2/version.Version=v2.4.2"],
-        takes: "2 min",
-    },
-    Module {
-        dir: "coredns",
-        programs: &[(".", "coredns")],
-        links: &[],
-        tags: "",
-        settings: &[],
-        takes: "2 min",
-    },
-    Module {
-        dir: "helm",
-        programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
-        links: &[],
-        tags: "",
-        settings: &["helm.sh/helm/v4/internal/version.version=v4.3.1"],
-        takes: "3 min",
-    },
-    Module { dir: "image", programs: &[(".", "image")], links: &[], tags: "", settings: &[], takes: "10 s" },
-];
+/// Further names of `kube`, by which it knows what to be.
+const KUBE: [&str; 5] =
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
+
+/// containerd without the file systems that its hosts have not.
+const TAGS: &str = "no_btrfs,no_devmapper,no_zfs";
+/// Nobody attaches a debugger: a sixth of the compilers' time, and the names in stack traces stay.
+const COMPILER: &str = "all=-dwarf=false";
+const LINKER: &str = "-s -w \
+    -X github.com/containerd/containerd/v2/version.Version=v2.3.5 \
+    -X helm.sh/helm/v4/internal/version.version=v4.2.4 \
+    -X k8s.io/component-base/version.gitMajor=1 \
+    -X k8s.io/component-base/version.gitMinor=36 \
+    -X k8s.io/component-base/version.gitVersion=v1.36.3";
+const PAUSE: &str = "pause";
+/// To be told before it starts.
+const TAKES: &str = "15 min on two cores when nothing is cached";
 
 /// All built programs.
 #[derive(Clone, Debug)]
@@ -103,7 +68,7 @@ pub struct Tools {
     programs: Vec<(String, PathBuf)>,
 }
 
-/// The directory with the modules' sources.
+/// The directory with the programs' sources.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
 }
@@ -112,12 +77,10 @@ impl Tools {
     /// Builds what is not in the cache.
     pub fn build(cache: &Cache) -> Result<Self, ToolsError> {
         let go = Go::find(cache)?;
-        let mut programs = vec![("pause".to_owned(), build_pause(cache)?.join("pause"))];
-        for module in &GO_MODULES {
-            let dir = build_module(cache, &go, module)?;
-            let names = module.programs.iter().map(|(_, program)| program).chain(module.links);
-            programs.extend(names.map(|name| ((*name).to_owned(), dir.join(name))));
-        }
+        let dir = build_programs(cache, &go)?;
+        let names = PACKAGES.iter().map(|package| name(package)).chain(KUBE);
+        let mut programs: Vec<_> = names.map(|name| (name.to_owned(), dir.join(name))).collect();
+        programs.push((PAUSE.to_owned(), build_pause(cache)?.join(PAUSE)));
         Ok(Self { programs })
     }
 
@@ -154,54 +117,50 @@ impl Tools {
     }
 }
 
-fn build_module(cache: &Cache, go: &Go, module: &'static Module) -> Result<PathBuf, ToolsError> {
-    let source = sources().join(module.dir);
-    let files = read_sources(module.dir, &source)?;
-    let how = format!("{} {:?} {:?} {:?}", go.version, module.programs, module.tags, module.settings);
+/// A package's last name but for a module's major version, which is what `go build` calls its program.
+fn name(package: &'static str) -> &'static str {
+    let package = package.strip_suffix("/v3").unwrap_or(package);
+    package.rsplit('/').next().unwrap_or(package)
+}
+
+fn build_programs(cache: &Cache, go: &Go) -> Result<PathBuf, ToolsError> {
+    const MODULE: &str = "go";
+    let source = sources().join(MODULE);
+    let files = read_sources(MODULE, &source)?;
+    let how = format!("{} {PACKAGES:?} {KUBE:?} {TAGS} {COMPILER} {LINKER}", go.version);
     let parts = files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
     let key = cache::key(parts.chain([("how", how.as_bytes())]));
-    let entry = cache.entry("tools", module.dir, &key);
+    let entry = cache.entry("tools", "programs", &key);
     let Some(claim) = cache.claim(&entry)? else { return Ok(entry) };
-    let names: Vec<&str> = module.programs.iter().map(|(_, program)| *program).collect();
-    say(format!(
-        "building {} with {}: {} on two cores when nothing is cached",
-        names.join(", "),
-        go.version,
-        module.takes
-    ));
+    say(format!("building Kubernetes, etcd, containerd, CoreDNS and helm with {}: {TAKES}", go.version));
     let started = Deadline::after(Duration::MAX);
-    for (package, program) in module.programs {
-        let linker: Vec<String> = module.settings.iter().map(|setting| format!("-X {setting}")).collect();
-        let mut build = go.command();
-        build.current_dir(&source).args(["build", "-tags", module.tags, "-ldflags", &linker.join(" "), "-o"]);
-        build.arg(claim.dir().join(program)).arg(package);
-        finish(module.dir, &mut build, program, started)?;
-    }
-    if let Some((_, first)) = module.programs.first() {
-        for link in module.links {
-            symlink(first, claim.dir().join(link)).map_err(|source| ToolsError::Link {
-                program: (*link).to_owned(),
-                dir: claim.dir().to_owned(),
-                source,
-            })?;
-        }
+    let mut build = go.command();
+    build.current_dir(&source).args(["build", "-tags", TAGS, "-gcflags", COMPILER, "-ldflags", LINKER]);
+    // A directory by its last slash: each program gets its own name in it.
+    build.arg("-o").arg(claim.dir().join("")).args(PACKAGES);
+    finish(MODULE, &mut build, "Kubernetes and its neighbours", started)?;
+    for link in KUBE {
+        symlink("kube", claim.dir().join(link)).map_err(|source| ToolsError::Link {
+            program: link.to_owned(),
+            dir: claim.dir().to_owned(),
+            source,
+        })?;
     }
     claim.finish()?;
-    say(format!("built {} in {} s", names.join(", "), started.elapsed().as_secs()));
+    say(format!("built them in {} s", started.elapsed().as_secs()));
     Ok(entry)
 }
 
 /// The process 1 of hosts and pods, in C, because it must be small: every pod has one.
 fn build_pause(cache: &Cache) -> Result<PathBuf, ToolsError> {
-    const MODULE: &str = "pause";
-    let source = sources().join(MODULE);
-    let files = read_sources(MODULE, &source)?;
+    let source = sources().join(PAUSE);
+    let files = read_sources(PAUSE, &source)?;
     let key = cache::key(files.iter().map(|(name, content)| (name.as_str(), content.as_slice())));
-    let entry = cache.entry("tools", MODULE, &key);
+    let entry = cache.entry("tools", PAUSE, &key);
     let Some(claim) = cache.claim(&entry)? else { return Ok(entry) };
     let mut build = command("musl-gcc", ["-static", "-Os", "-s", "-Wall", "-Werror", "-o"]);
-    build.arg(claim.dir().join("pause")).arg(source.join("pause.c"));
-    finish(MODULE, &mut build, MODULE, Deadline::after(Duration::MAX))?;
+    build.arg(claim.dir().join(PAUSE)).arg(source.join("pause.c"));
+    finish(PAUSE, &mut build, PAUSE, Deadline::after(Duration::MAX))?;
     claim.finish()?;
     Ok(entry)
 }

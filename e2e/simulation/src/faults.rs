@@ -29,7 +29,7 @@ impl World {
             34..37 => self.crash(place, true),
             37..47 => self.crash_replica(replica),
             47..57 => {
-                if !self.replicas[replica].cut_off {
+                if !self.replicas[replica].cut_off && !self.is_witness(replica) {
                     self.note(format!("replica {replica} cannot reach the API server"));
                     self.replicas[replica].cut_off = true;
                     let lasts = self.rng.range(1_000, 60_000);
@@ -67,8 +67,7 @@ impl World {
     }
 
     fn crash_replica(&mut self, replica: usize) {
-        let place = &mut self.replicas[replica];
-        if place.hub.is_none() {
+        if self.replicas[replica].hub.is_none() || self.is_witness(replica) {
             return;
         }
         let numbers = self.connections.iter().filter(|(_, one)| one.replica == replica);

@@ -381,6 +381,7 @@ impl World {
             }
         }
         self.follow_namespaces(replica, &hub);
+        self.ask_cluster(replica);
         let life = self.replicas[replica].life;
         self.after(5, Do::Fetch(replica, life));
         self.proves(replica);

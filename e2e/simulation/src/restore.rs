@@ -25,6 +25,9 @@ pub struct ClusterMap {
     log: Vec<(u64, History)>,
     /// The mark that the leader wrote last, and the epoch that it read then.
     own: Option<(u64, u64)>,
+    /// The replica that is to prove a restore which no leader remembers. Somebody must: an agent that was cut off
+    /// before it got a later mark could not (the decision on marks says so).
+    witness: Option<usize>,
 }
 
 impl World {
@@ -50,6 +53,7 @@ impl World {
         let marks = &mut self.cluster.marks;
         if epoch >= self.cluster.epoch && marks.restored < Some(epoch) {
             marks.restored = Some(epoch);
+            self.cluster.witness = None;
             self.note(format!("the restore is proved in epoch {epoch}"));
         }
     }
@@ -72,9 +76,10 @@ impl World {
         let then = self.cluster.log.iter().rev().find(|(written, _)| *written <= at);
         let history = then.map(|(_, history)| history.clone()).unwrap_or_default();
         self.cluster.marks = Marks { history, restored: None };
-        if self.rng.chance(50) {
+        let witness = self.rng.chance(50).then(|| self.witness()).flatten();
+        if witness.is_some() {
             // Another leader, which knows of nothing.
-            self.cluster.own = None;
+            (self.cluster.own, self.cluster.witness) = (None, witness);
         }
         self.rollouts_restored();
         self.break_watches();
@@ -82,9 +87,23 @@ impl World {
         self.after(patience, Do::Accept);
     }
 
+    /// A replica that has read a mark which is not there any more, and reads the marks again soon.
+    fn witness(&self) -> Option<usize> {
+        let lacks = |mark| !self.cluster.marks.history.includes(mark);
+        self.replicas.iter().position(|replica| {
+            !replica.cut_off && replica.hub.as_ref().is_some_and(|hub| lacks(hub.index().history().latest()))
+        })
+    }
+
+    /// Whether a replica must live on for now.
+    pub fn is_witness(&self, replica: usize) -> bool {
+        self.cluster.witness == Some(replica)
+    }
+
     /// A person accepts: a new epoch, in which what was taken away may go.
     pub fn accept(&mut self) {
         let Some(taken) = self.taken.take() else { return };
+        self.cluster.witness = None;
         self.cluster.epoch += 1;
         self.note(format!("the restore is accepted: epoch {}", self.cluster.epoch));
         let mut events = Vec::new();

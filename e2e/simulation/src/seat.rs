@@ -235,14 +235,14 @@ impl Seat {
     }
 
     /// A write ended: what the agent is told.
-    pub fn written(&mut self, target: &Target, written: Written) -> Follows {
+    pub fn written(&mut self, target: &Target, written: Written, now: Instant) -> Follows {
         self.writes -= 1;
         let newer = written.newer;
         let mut follows = Follows::default();
         if let Some(known) = &written.known {
             self.hub.recall.keep(target, known);
         }
-        let verdicts = self.book.written(target, &written);
+        let verdicts = self.book.written(target, &written, now);
         if !verdicts.is_empty() {
             follows.down.push(ToAgent::Verdicts(wire::Verdicts { verdicts }));
         }

@@ -44,7 +44,7 @@ impl World {
             }
         }
         for (target, written) in ended {
-            if written.code == Code::Written {
+            if written.code == Some(Code::Written) {
                 self.observe(&target, session, false);
             }
             self.after(0, Do::Wrote(number, target, written));
@@ -59,23 +59,17 @@ impl World {
             return self.after(after, Do::Read(number, work));
         }
         let (resource, key) = place(&work.target);
-        let refused = |reason| Written { code: Code::Refused, reason, known: None, newer: None };
-        match self.api.get(&resource, &key) {
-            None => self.after(1, Do::Wrote(number, work.target, refused("NotFound"))),
-            Some(object) if object["metadata"]["uid"] != work.uid.as_str() => {
-                self.after(1, Do::Wrote(number, work.target, Written::gone()));
-            }
-            Some(object) => {
-                let known = Known::of(object);
-                self.attempt(number, work, known);
-            }
+        let found = self.api.get(&resource, &key);
+        match found.filter(|object| object["metadata"]["uid"] == work.uid.as_str()).map(Known::of) {
+            None => self.after(1, Do::Wrote(number, work.target, Written::missing())),
+            Some(known) => self.attempt(number, work, known),
         }
     }
 
     /// The shipped decision, and what follows.
     fn attempt(&mut self, number: u64, work: Box<Work>, known: Known) {
         let latency = self.api_latency();
-        let done = |code, known, newer| Written { code, reason: "", known: Some(known), newer };
+        let done = |code, known, newer| Written { code: Some(code), reason: "", known: Some(known), newer };
         match decide(&work, &known) {
             Decision::Superseded(newer) => {
                 let written = done(Code::Superseded, known, Some(newer));
@@ -100,8 +94,7 @@ impl World {
         match self.api.patch_status(self.now, &resource, &key, patch) {
             Err(Refused::Conflict) => self.after(latency, Do::Read(number, work)),
             Err(Refused::NotFound) => {
-                let written = Written { code: Code::Refused, reason: "NotFound", known: None, newer: None };
-                self.after(latency, Do::Wrote(number, work.target, written));
+                self.after(latency, Do::Wrote(number, work.target, Written::missing()));
             }
             Ok(object) => {
                 self.observe(&work.target, work.session, true);
@@ -111,7 +104,7 @@ impl World {
                     return self.after(latency + AGAIN, Do::Read(number, work));
                 }
                 let known = Some(Known::of(&object));
-                let written = Written { code: Code::Written, reason: "", known, newer: None };
+                let written = Written { code: Some(Code::Written), reason: "", known, newer: None };
                 self.after(latency, Do::Wrote(number, work.target, written));
             }
         }
@@ -119,8 +112,9 @@ impl World {
 
     /// A write ended, if its session is still there.
     pub fn wrote(&mut self, number: u64, target: &Target, written: Written) {
+        let now = self.instant();
         let Some(seat) = self.connections.get_mut(&number).and_then(|c| c.seat.as_mut()) else { return };
-        let follows = seat.written(target, written);
+        let follows = seat.written(target, written, now);
         self.follow(number, follows);
     }
 

@@ -66,10 +66,8 @@ fn seeds_that_failed_once_do_not_fail_again() {
     judge(seeds.filter_map(|line| line.split_whitespace().next()?.parse().ok()), false);
 }
 
-/// What a restore takes away stays, and what it brings back goes nowhere, until somebody accepts it. Of 150 histories
-/// two fail (37, 115): a report is answered as gone though only a restore took its object.
+/// What a restore takes away stays, and what it brings back goes nowhere, until somebody accepts it.
 #[test]
-#[ignore = "does not hold in every history yet"]
 fn every_history_with_restores_keeps_the_invariants() {
     every_history(true);
 }

@@ -2,20 +2,35 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use selvedge_model::{ContentHash, canonical_json};
 use serde_json::Value;
 
 /// Canonical JSON of an entry and its hash.
-#[derive(PartialEq, Eq)]
 pub struct Body {
     /// BLAKE3 of `bytes`.
     pub hash: ContentHash,
     /// Canonical JSON.
     pub bytes: Bytes,
+    deflated: OnceLock<Option<Bytes>>,
 }
+
+impl Body {
+    /// It deflated, if that saves anything.
+    pub fn deflated(&self) -> Option<Bytes> {
+        self.deflated.get_or_init(|| selvedge_protocol::deflated(&self.bytes)).clone()
+    }
+}
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+}
+
+impl Eq for Body {}
 
 /// By hash alone: it may be a Secret's.
 impl fmt::Debug for Body {
@@ -57,7 +72,7 @@ impl Bodies {
             kept.sweep_at = FIRST_SWEEP.max(kept.by_hash.len() * 2);
         }
         // Without the room to grow that the vector was left with: a body is kept for long.
-        let body = Arc::new(Body { hash, bytes: bytes.into_boxed_slice().into() });
+        let body = Arc::new(Body { hash, bytes: bytes.into_boxed_slice().into(), deflated: OnceLock::new() });
         kept.by_hash.insert(hash, Arc::downgrade(&body));
         body
     }

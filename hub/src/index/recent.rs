@@ -27,6 +27,8 @@ pub(super) struct Recent {
     restores: u64,
     /// When the answer that names the epoch was asked for.
     cluster: Option<Instant>,
+    /// When the last list of a resource was complete.
+    complete: Option<Instant>,
     /// As last read.
     history: History,
     /// How many marks were read one after the other.
@@ -109,6 +111,18 @@ impl Index {
     #[must_use]
     pub fn is_restored(&self, node: &str) -> bool {
         self.recent.restored >= Some(self.epoch(node))
+    }
+
+    /// A list is complete. What it brought may be another history, with revisions that say nothing of it.
+    pub fn list_complete(&mut self, now: Instant) {
+        self.recent.complete = Some(now);
+    }
+
+    /// Whether what was listed last waits for a look at the marks. Without marks nobody knows.
+    #[must_use]
+    pub fn is_history_unread(&self) -> bool {
+        let complete = self.recent.complete.filter(|_| self.recent.history.latest() > 0);
+        complete.is_some_and(|complete| !self.is_epoch_read(complete))
     }
 
     /// The cluster's epoch was read: the request was sent at `asked`.

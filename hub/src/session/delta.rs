@@ -130,6 +130,10 @@ impl Session {
             self.raise_to_reached(&draft, view);
         }
         let watermark = self.dirty.is_empty().then(|| self.raised(view));
+        let news = watermark.as_ref().map(|watermark| match self.agent_has_watermark {
+            true => (&watermark.above(&self.watermark)).into(),
+            false => watermark.into(),
+        });
         self.nonce += 1;
         out.push(Output::Send(ToAgent::Delta(wire::Delta {
             nonce: self.nonce,
@@ -137,7 +141,7 @@ impl Session {
             removes: draft.removes,
             upserts: draft.upserts,
             target_digest: draft.target.to_bytes().to_vec(),
-            watermark: watermark.as_ref().map(Into::into),
+            watermark: news,
         })));
         self.in_flight = Some(InFlight {
             nonce: self.nonce,
@@ -193,6 +197,7 @@ impl Session {
         self.allowance = self.allowance.saturating_sub(delta.bytes as u64);
         if let Some(watermark) = delta.watermark {
             self.watermark = watermark;
+            self.agent_has_watermark = true;
             self.marked = now;
             self.announce = false;
             if self.dirty.is_empty() {
@@ -228,7 +233,7 @@ impl Session {
                 Change::Upsert(_, present) => {
                     let answered = answered(&key, &present);
                     draft.target = draft.target.plus(answered.row);
-                    draft.upserts.push(upsert(&key, &present));
+                    draft.upserts.push(upsert(&key, &present, self.inflates));
                     draft.rows.push((key, Some(answered)));
                 }
             }
@@ -389,15 +394,21 @@ fn answered(key: &EntryKey, present: &Present) -> Answered {
     }
 }
 
-fn upsert(key: &EntryKey, present: &Present) -> wire::Upsert {
+fn upsert(key: &EntryKey, present: &Present, inflates: bool) -> wire::Upsert {
+    // A Secret's frame says no more of it than its length.
+    let deflated = (inflates && key.kind != EntryKind::Secret).then(|| present.body.deflated()).flatten();
+    let (encoding, body) = match deflated {
+        Some(deflated) => (wire::Encoding::JsonDeflate, deflated),
+        None => (wire::Encoding::Json, present.body.bytes.clone()),
+    };
     wire::Upsert {
         key: Some(key.into()),
         uid: present.uid.to_string(),
         source_revision: present.source_revision,
         revision: present.revision.to_string(),
         content_hash: present.body.hash.0.to_vec(),
-        encoding: wire::Encoding::Json.into(),
-        body: present.body.bytes.clone(),
+        encoding: encoding.into(),
+        body,
     }
 }
 

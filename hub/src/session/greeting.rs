@@ -39,6 +39,8 @@ pub struct Greeted {
     pub epoch: u64,
     /// So often it was sent on in a row.
     pub redirects: u32,
+    /// Whether it reads deflated bodies.
+    pub inflates: bool,
 }
 
 /// How long an unknown node waits before it tries again: its EdgeNode may be on the way here.
@@ -91,6 +93,7 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
         let message = "a newer session of this node is known".into();
         return Err(wire::Refused { newest: Some(newest.into()), ..refuse(Code::Stale, message, 0) });
     }
+    let inflates = hello.encodings().any(|encoding| encoding == wire::Encoding::JsonDeflate);
     let digest = convert::digest("digest", &hello.digest).map_err(|_| malformed("digest"))?;
     let mut watermark: Watermark = hello.watermark.map(Into::into).unwrap_or_default();
     let epoch = who.epoch.max(node.accepts);
@@ -106,5 +109,5 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
         heartbeat_ms: HEARTBEAT.as_millis() as u64,
         max_frame_bytes: MAX_FRAME_BYTES as u64,
     };
-    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects }, welcome))
+    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects, inflates }, welcome))
 }

@@ -145,6 +145,8 @@ pub struct Session {
     uid: Arc<str>,
     id: SessionId,
     redirects: u32,
+    /// Whether the agent reads deflated bodies.
+    inflates: bool,
     /// In which the agent was welcomed.
     epoch: u64,
     began: Instant,
@@ -153,6 +155,8 @@ pub struct Session {
     /// Of the agent, as last answered.
     digest: Digest,
     watermark: Watermark,
+    /// The watermark is the agent's own: it answered it in this session. A delta then names what has risen alone.
+    agent_has_watermark: bool,
     /// When the watermark became what it is: what is asked later is not older.
     marked: Instant,
     /// Proofs of a restore that what was answered has been compared since.
@@ -194,12 +198,14 @@ impl Session {
             uid,
             id: hello.session,
             redirects: hello.redirects,
+            inflates: hello.inflates,
             epoch: hello.epoch,
             began: now,
             paused_before: false,
             state: State::Waiting { until: now + KNOWN_WITHIN },
             digest: hello.digest,
             watermark: hello.watermark,
+            agent_has_watermark: false,
             marked: now,
             restores: 0,
             poked: None,

@@ -47,6 +47,7 @@ impl Session {
     /// Whether these caches are, or may be, older than what the agent has seen.
     pub(super) fn is_behind(&self, index: &Index) -> bool {
         !index.is_synced()
+            || index.is_history_unread()
             || !self.is_of_our_epoch(index)
             || !self.is_of_our_history(index)
             || !index.behind(&self.watermark).is_empty()
@@ -148,6 +149,7 @@ impl Session {
             let resource = resource.to_string();
             if revision > self.watermark.revision(&resource) {
                 self.watermark.raise(&resource, revision);
+                self.agent_has_watermark = false;
                 self.marked = now;
             }
         }

@@ -308,10 +308,8 @@ impl Book {
             }
         }
         if !known {
-            object.due = Some(now + LATER);
-            for (key, report) in object.writing.take().unwrap_or_default() {
-                object.waiting.entry(key).or_insert(report);
-            }
+            let reports = object.writing.take().unwrap_or_default();
+            object.put_back(reports, now);
         }
         known
     }
@@ -327,31 +325,37 @@ impl Book {
     }
 
     /// A write ended: the verdicts on the reports in it.
-    pub fn written(&mut self, target: &Target, written: &Written) -> Vec<wire::Verdict> {
+    pub fn written(&mut self, target: &Target, written: &Written, now: Instant) -> Vec<wire::Verdict> {
         let Some(object) = self.objects.get_mut(target) else { return Vec::new() };
         let saying = object.saying.take();
         match (written.code, &written.known, saying) {
-            (Code::Written, Some(known), Some(what)) => {
+            (Some(Code::Written), Some(known), Some(what)) => {
                 let said = Said { revision: known.revision(), what };
                 self.said.insert(name(&target.entry()), said);
             }
             // It said so before.
-            (Code::Written, ..) => {}
+            (Some(Code::Written), ..) => {}
             _ => {
                 self.said.remove(&name(&target.entry()));
             }
         }
-        let done = object.writing.take().unwrap_or_default();
-        let verdicts = done
-            .into_iter()
-            // What was overtaken meanwhile is answered with the newer one.
-            .filter(|(key, _)| !object.waiting.contains_key(key))
-            .map(|(key, report)| {
-                let (code, reason) =
-                    if report.gone { (Code::Gone, "") } else { (written.code, written.reason) };
-                verdict((&key).into(), report.seq, code, reason)
-            })
-            .collect();
+        let mut verdicts = Vec::new();
+        let mut missing = BTreeMap::new();
+        for (key, report) in object.writing.take().unwrap_or_default() {
+            let code = if report.gone { Some(Code::Gone) } else { written.code };
+            match code {
+                // What was overtaken meanwhile is answered with the newer one.
+                _ if object.waiting.contains_key(&key) => {}
+                None => drop(missing.insert(key, report)),
+                Some(code) => {
+                    let reason = if report.gone { "" } else { written.reason };
+                    verdicts.push(verdict((&key).into(), report.seq, code, reason));
+                }
+            }
+        }
+        if !missing.is_empty() {
+            object.put_back(missing, now);
+        }
         if object.waiting.is_empty() && object.due.is_none() {
             self.objects.remove(target);
         }
@@ -360,6 +364,16 @@ impl Book {
             self.objects = BTreeMap::new();
         }
         verdicts
+    }
+}
+
+impl Object {
+    /// Reports that nobody can answer yet are looked at again later.
+    fn put_back(&mut self, reports: BTreeMap<EntryKey, Unanswered>, now: Instant) {
+        self.due = Some(now + LATER);
+        for (key, report) in reports {
+            self.waiting.entry(key).or_insert(report);
+        }
     }
 }
 

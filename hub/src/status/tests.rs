@@ -185,13 +185,13 @@ fn one_write_at_a_time_and_the_newest_report_is_answered() {
     book.report(report(3), start);
     assert!(book.jobs(start, 8).is_empty(), "two writes of one object at once");
     assert_eq!(book.coalesced, 1);
-    let written = |code| Written { code, reason: "", known: None, newer: None };
+    let written = |code| Written { code: Some(code), reason: "", known: None, newer: None };
     assert!(
-        book.written(&tank, &written(Code::Written)).is_empty(),
+        book.written(&tank, &written(Code::Written), start).is_empty(),
         "the report that was overtaken was answered"
     );
     assert_eq!(book.jobs(start, 8).len(), 1);
-    let verdicts = book.written(&tank, &written(Code::Written));
+    let verdicts = book.written(&tank, &written(Code::Written), start);
     assert_eq!(verdicts.iter().map(|verdict| verdict.seq).collect::<Vec<_>>(), [3]);
 }
 
@@ -214,8 +214,8 @@ fn a_device_that_left_the_set_is_forgotten_once_its_reports_are_answered() {
     book.report(report(1), start);
     book.jobs(start, 8);
     book.retain([]);
-    let written = Written::gone();
-    assert_eq!(book.written(&tank, &written).len(), 1, "a report in a write was forgotten");
+    let written = Written { code: Some(Code::Refused), reason: "", known: None, newer: None };
+    assert_eq!(book.written(&tank, &written, start).len(), 1, "a report in a write was forgotten");
     book.device_news(&ObjectKey::new("shop", "tank"), start);
     book.retain([]);
     let later = start + Duration::from_secs(60);
@@ -258,17 +258,17 @@ fn what_a_status_says_already_is_not_said_again_unless_somebody_else_has_written
     let mut book = Book::new("n1".into());
     let tank = Target::Device(ObjectKey::new("shop", "tank"));
     let known = Known::of(&json!({"metadata": {"resourceVersion": "7"}, "status": {}}));
-    let written = Written { code: Code::Written, reason: "", known: Some(known), newer: None };
+    let written = Written { code: Some(Code::Written), reason: "", known: Some(known), newer: None };
     book.report(report(1), start);
     book.jobs(start, 8);
     assert!(!book.says(&tank, WANTED, None));
-    book.written(&tank, &written);
+    book.written(&tank, &written, start);
     assert!(book.says(&tank, WANTED, None) && book.says(&tank, WANTED, Some(7)));
     assert!(!book.says(&tank, WANTED, Some(8)) && !book.says(&tank, OLDER, Some(7)));
     // A write of which nobody knows how it ended.
     book.report(report(2), start);
     book.jobs(start, 8);
-    book.written(&tank, &Written { code: Code::Refused, reason: "", known: None, newer: None });
+    book.written(&tank, &Written { code: Some(Code::Refused), reason: "", known: None, newer: None }, start);
     assert!(!book.says(&tank, WANTED, None));
 }
 

@@ -56,7 +56,7 @@ pub fn work(
                 book.awaits(key);
             }
             let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
-                return Begun::Ended(target, Written::gone());
+                return Begun::Ended(target, Written::missing());
             };
             // What was said of another object under this name says nothing of this one.
             let told = book.told(&entry_key).filter(|told| *told.uid == *uid);
@@ -72,7 +72,10 @@ pub fn work(
     // Composed over nothing: over what this session wrote the same facts give the same status again.
     let what = ContentHash::of_canonical(&canonical_json(&compose(&Value::Null, Timestamp::UNIX_EPOCH)));
     if book.says(&target, what, seen) {
-        return Begun::Ended(target, Written { code: Code::Written, reason: "", known: None, newer: None });
+        return Begun::Ended(
+            target,
+            Written { code: Some(Code::Written), reason: "", known: None, newer: None },
+        );
     }
     let known = recall.find(&target, seen);
     let (uid, session) = (uid.to_string(), session.id());

@@ -44,8 +44,9 @@ pub struct Known {
 /// What came of a write.
 #[derive(Debug)]
 pub struct Written {
-    /// For the reports in it.
-    pub code: Code,
+    /// For the reports in it; none: no object of that uid bears the name now. Whether it is gone for good only caches
+    /// can say that have read as far: a restore takes objects away, too.
+    pub code: Option<Code>,
     /// Why it was refused.
     pub reason: &'static str,
     /// The object as it is now.
@@ -74,10 +75,10 @@ pub struct Work {
 }
 
 impl Written {
-    /// Its object left the node's set before it was written, or another one has its name now.
+    /// There was nothing to write to.
     #[must_use]
-    pub fn gone() -> Self {
-        Self { code: Code::Gone, reason: "", known: None, newer: None }
+    pub fn missing() -> Self {
+        Self { code: None, reason: "", known: None, newer: None }
     }
 }
 
@@ -132,8 +133,8 @@ pub fn decide(work: &Work, current: &Known) -> Decision {
 enum Failed {
     Conflict,
     Refused(&'static str),
-    /// Another object has its name.
-    OtherUid,
+    /// No object has its name, or another one.
+    Missing,
     /// The API server has too much to do: nothing was done.
     Busy(Duration),
     /// It gave no answer in time, or none at all, which is as good as too much to do.
@@ -158,14 +159,14 @@ pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
                 }
                 return written;
             }
-            Err(Failed::OtherUid) => {
-                count("gone");
-                return Written::gone();
+            Err(Failed::Missing) => {
+                count("missing");
+                return Written::missing();
             }
             Err(Failed::Refused(reason)) => {
                 count("refused");
                 tracing::warn!(object = %work.target, reason, "a status was refused; its report is dropped");
-                return Written { code: Code::Refused, reason, known: None, newer: None };
+                return Written { code: Some(Code::Refused), reason, known: None, newer: None };
             }
             Err(Failed::Conflict) => {
                 count("conflict");
@@ -206,24 +207,24 @@ async fn attempt(
         Decision::Superseded(newer) => {
             count("superseded");
             let (known, newer) = (Some(current), Some(newer));
-            return Ok(Written { code: Code::Superseded, reason: "", known, newer });
+            return Ok(Written { code: Some(Code::Superseded), reason: "", known, newer });
         }
         Decision::Unchanged => {
             count("unchanged");
-            return Ok(Written { code: Code::Written, reason: "", known: Some(current), newer: None });
+            return Ok(Written { code: Some(Code::Written), reason: "", known: Some(current), newer: None });
         }
         Decision::Patch(patch) => patch,
     };
     let path = format!("{}/status", path(&work.target));
     let written = call(hub, client, Method::PATCH, &path, Some(&patch)).await?;
     count("written");
-    Ok(Written { code: Code::Written, reason: "", known: Some(Known::of(&written)), newer: None })
+    Ok(Written { code: Some(Code::Written), reason: "", known: Some(Known::of(&written)), newer: None })
 }
 
 async fn read(hub: &Hub, client: &Client, work: &Work) -> Result<Known, Failed> {
     let object = call(hub, client, Method::GET, &path(&work.target), None).await?;
     if object.pointer("/metadata/uid").and_then(Value::as_str) != Some(&work.uid) {
-        return Err(Failed::OtherUid);
+        return Err(Failed::Missing);
     }
     Ok(Known::of(&object))
 }
@@ -272,7 +273,7 @@ async fn call(
 fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failed {
     match status {
         StatusCode::CONFLICT => Failed::Conflict,
-        StatusCode::NOT_FOUND => Failed::Refused("NotFound"),
+        StatusCode::NOT_FOUND => Failed::Missing,
         StatusCode::PAYLOAD_TOO_LARGE => Failed::Refused("TooLarge"),
         StatusCode::UNPROCESSABLE_ENTITY => Failed::Refused("Invalid"),
         StatusCode::TOO_MANY_REQUESTS => {

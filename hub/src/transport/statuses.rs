@@ -37,7 +37,7 @@ impl Drive {
                     });
                 }
                 Begun::Ended(target, written) => {
-                    if written.code == wire::verdict::Code::Written {
+                    if written.code == Some(wire::verdict::Code::Written) {
                         hub.metrics.status_writes.with_label_values(&["unchanged"]).inc();
                     }
                     self.writes.spawn(std::future::ready((target, written)));
@@ -74,11 +74,11 @@ impl Drive {
         socket: &mut Socket,
     ) -> Result<(), Ended> {
         let (target, written) = written.map_err(|_| Ended::Said("a status write panicked"))?;
-        if written.code == wire::verdict::Code::Refused {
+        if written.code == Some(wire::verdict::Code::Refused) {
             self.tell_refused(&target, written.reason);
         }
         let newer = written.newer;
-        let verdicts = self.book.written(&target, &written);
+        let verdicts = self.book.written(&target, &written, clock::now());
         if !verdicts.is_empty() {
             send(&self.hub.metrics, socket, ToAgent::Verdicts(wire::Verdicts { verdicts })).await?;
         }

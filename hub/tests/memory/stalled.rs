@@ -85,7 +85,14 @@ fn open(hub: &Hub, now: Instant) -> Stalled {
         _ => panic!("{key} cannot be resolved"),
     });
     let (digest, id): (Digest, _) = (rows.collect(), SessionId { counter: 1, nonce: 0 });
-    let greeted = Greeted { session: id, digest, watermark: Watermark::default(), epoch: 0, redirects: 0 };
+    let greeted = Greeted {
+        session: id,
+        digest,
+        watermark: Watermark::default(),
+        epoch: 0,
+        redirects: 0,
+        inflates: true,
+    };
     let seen = Seen { node: "n1".into(), uid: "u1".into(), id, serial: "01".into(), closed: false };
     let inbox = hub.sessions.open(seen).unwrap();
     let mut session = Session::new("n1".into(), "u1".into(), greeted, now);

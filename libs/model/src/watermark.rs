@@ -44,6 +44,14 @@ impl Watermark {
         if behind { WatermarkOrder::Behind } else { WatermarkOrder::NotBehind }
     }
 
+    /// `self` without what `known` says already.
+    #[must_use]
+    pub fn above(&self, known: &Self) -> Self {
+        let news = self.revisions.iter().filter(|(resource, revision)| known.revision(resource) < **revision);
+        let revisions = news.map(|(resource, revision)| (resource.clone(), *revision)).collect();
+        Self { cluster_id: self.cluster_id.clone(), epoch: self.epoch, revisions }
+    }
+
     /// The revision of one resource; 0 when nothing is known of it.
     #[must_use]
     pub fn revision(&self, resource: &str) -> u64 {
@@ -82,6 +90,15 @@ mod tests {
     fn a_newer_epoch_is_never_behind() {
         assert_eq!(mark(1, &[]).compare(&mark(0, &[("devices", 9)])), WatermarkOrder::NotBehind);
         assert_eq!(mark(0, &[("devices", 9)]).compare(&mark(1, &[])), WatermarkOrder::Behind);
+    }
+
+    #[test]
+    fn what_is_known_is_left_out() {
+        let ours = mark(2, &[("devices", 9), ("edgenodes", 3), ("history", 7)]);
+        assert_eq!(
+            ours.above(&mark(2, &[("devices", 8), ("edgenodes", 3)])),
+            mark(2, &[("devices", 9), ("history", 7)])
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod codec;
 pub mod convert;
+mod deflate;
 pub mod proof;
 pub mod token;
 mod version;
@@ -12,6 +13,7 @@ mod weight;
 
 pub use codec::{DecodeError, decode, encode};
 pub use convert::ConvertError;
+pub use deflate::{ENCODINGS, InflateError, deflated, inflate};
 pub use token::{JoinToken, TokenError};
 pub use version::{PROTOCOL_MAX, PROTOCOL_MIN, negotiate, speaks};
 pub use weight::{Shape, Weighed};

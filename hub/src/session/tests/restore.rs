@@ -1,5 +1,7 @@
 //! A restored cluster: who has seen more of it than there is waits for a person, and nobody else does.
 
+use std::time::Duration;
+
 use selvedge_agent::ledger::{Batch, Store as _};
 use serde_json::json;
 
@@ -162,6 +164,27 @@ fn a_mark_later_than_what_was_sent_proves_a_restore_however_high_revisions_have_
     world.act(Action::Accept);
     world.settle();
     assert_eq!(running(&world), Some("r2"));
+}
+
+#[test]
+fn what_a_list_brought_goes_nowhere_before_the_marks_were_read() {
+    let mut world = stage();
+    mark(&mut world, "5-6");
+    world.act(rollout("r1", &[]));
+    world.settle();
+    // A live session, whose replica lists another history at a higher revision.
+    world.act(Action::Restore { changes: 0, raised: true });
+    world.now += Duration::from_millis(1);
+    let now = world.now;
+    world.replicas[0].index.list_complete(now);
+    world.act(rollout("r2", &["n1-0"]));
+    world.act(Action::List(0));
+    world.act(Action::Hear(0));
+    world.deliver();
+    assert_eq!(running(&world), Some("r1"));
+    mark(&mut world, "5-6,90-90");
+    world.settle();
+    assert_eq!(running(&world), Some("r2"), "a new leader is no restore");
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl Stage {
         let mut watermark = Watermark::default();
         watermark.raise(&Resource::Devices.to_string(), devices_seen);
         let session = SessionId { counter: 1, nonce: 0 };
-        let greeted = Greeted { session, digest: Digest::EMPTY, watermark, epoch: 0, redirects: 0 };
+        let greeted =
+            Greeted { session, digest: Digest::EMPTY, watermark, epoch: 0, redirects: 0, inflates: true };
         let session = Session::new("n1".into(), "u1".into(), greeted, now);
         let (removals, recall) = (Removals::default(), Recall::default());
         let (index, book) = (Index::default(), Book::new("n1".into()));
@@ -114,8 +115,9 @@ impl Stage {
             Begun::Write(work) => {
                 let status = (work.compose)(&Value::Null);
                 let known = Known::of(&json!({"metadata": {"resourceVersion": "90"}, "status": status}));
-                let written = Written { code: Code::Written, reason: "", known: Some(known), newer: None };
-                let verdicts = self.book.written(&work.target, &written);
+                let written =
+                    Written { code: Some(Code::Written), reason: "", known: Some(known), newer: None };
+                let verdicts = self.book.written(&work.target, &written, self.now);
                 let verdicts =
                     verdicts.into_iter().map(|one| (one.key.clone().unwrap().name, one.code())).collect();
                 (work, status, verdicts)
@@ -199,4 +201,24 @@ fn a_replica_that_is_behind_calls_nothing_gone() {
     let codes: Vec<Code> =
         written.iter().flat_map(|(_, _, verdicts)| verdicts).map(|(_, code)| *code).collect();
     assert_eq!(codes, [Code::Gone, Code::Gone]);
+}
+
+#[test]
+fn what_the_api_server_does_not_have_is_not_called_gone_before_the_caches_say_so() {
+    let mut stage = Stage::new(0);
+    stage.report("1");
+    let begun = stage.begin();
+    let works = begun.into_iter().filter_map(|begun| match begun {
+        Begun::Write(work) => Some(work.target),
+        _ => None,
+    });
+    for target in works.collect::<Vec<_>>() {
+        assert_eq!(stage.book.written(&target, &Written::missing(), stage.now), [], "{target}");
+    }
+    assert_eq!(stage.book.due(), Some(stage.now + Duration::from_secs(5)));
+    stage.objects("2");
+    stage.now += Duration::from_secs(5);
+    let written = stage.write();
+    let codes = written.iter().flat_map(|(_, _, verdicts)| verdicts).map(|(_, code)| *code);
+    assert_eq!(codes.collect::<Vec<_>>(), [Code::Gone, Code::Gone]);
 }

@@ -138,7 +138,7 @@ async fn a_conflict_is_read_merged_and_written_again() {
         server.answers.clear();
     }
     let work = world.work(known, "level=2");
-    assert_eq!(write(&world.hub, &world.client, &work).await.code, Code::Written);
+    assert_eq!(write(&world.hub, &world.client, &work).await.code, Some(Code::Written));
     assert_eq!(world.answers(), ["PATCH 409", "GET 200", "PATCH 200"]);
     let status = world.status();
     assert_eq!(status["conditions"], json!([accepted, ready()]));
@@ -149,7 +149,7 @@ async fn a_conflict_is_read_merged_and_written_again() {
 async fn conflicts_without_end_are_no_hot_loop() {
     let world = world(json!({}), &[Fault::Status(409); 12]);
     let start = Instant::now();
-    assert_eq!(world.write().await.code, Code::Written);
+    assert_eq!(world.write().await.code, Some(Code::Written));
     // Twelve waits of up to 100 ms, 200 ms and so on, each with full jitter.
     assert!(start.elapsed() > Duration::from_millis(100), "{:?}", start.elapsed());
 }
@@ -162,7 +162,7 @@ async fn a_busy_api_server_is_left_alone_by_all_for_as_long_as_it_asks() {
         sleep(Duration::from_secs(1)).await;
         world.write().await
     });
-    assert_eq!((first.code, second.code), (Code::Written, Code::Written));
+    assert_eq!((first.code, second.code), (Some(Code::Written), Some(Code::Written)));
     assert!(start.elapsed() >= Duration::from_secs(7), "{:?}", start.elapsed());
     assert_eq!(world.answers().iter().filter(|answer| answer.ends_with("429")).count(), 1);
     assert_eq!(world.counted("busy"), 1);
@@ -180,7 +180,7 @@ async fn an_api_server_that_does_not_answer_is_asked_less_by_all() {
         assert_eq!(rate(), full / 2.0);
         world.write().await
     });
-    assert!([first, second, third].iter().all(|written| written.code == Code::Written));
+    assert!([first, second, third].iter().all(|written| written.code == Some(Code::Written)));
     assert!(world.counted("failed") >= 3, "{}", world.counted("failed"));
 }
 
@@ -188,32 +188,41 @@ async fn an_api_server_that_does_not_answer_is_asked_less_by_all() {
 async fn the_verdict_comes_after_the_answer_of_the_api_server() {
     let world = world(json!({}), &[Fault::Slow(Duration::ZERO), Fault::Slow(Duration::from_secs(3))]);
     let start = Instant::now();
-    assert_eq!(world.write().await.code, Code::Written);
+    assert_eq!(world.write().await.code, Some(Code::Written));
     assert!(start.elapsed() >= Duration::from_secs(3) && world.status()["summary"] == "level=1");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_api_refuses_is_dropped_and_what_passes_is_tried_again() {
-    for (code, reason) in [(404, "NotFound"), (413, "TooLarge"), (422, "Invalid")] {
+    for (code, reason) in [(413, "TooLarge"), (422, "Invalid")] {
         let world = world(json!({}), &[Fault::Slow(Duration::ZERO), Fault::Status(code)]);
         let written = world.write().await;
-        assert_eq!((written.code, written.reason), (Code::Refused, reason));
+        assert_eq!((written.code, written.reason), (Some(Code::Refused), reason));
         assert!(world.status()["summary"].is_null() && world.counted("refused") == 1);
     }
     // Slower than we wait: it may have been done, so it is read again.
     let faults = [Fault::Status(500), Fault::Status(403), Fault::Slow(Duration::from_secs(60))];
     let world = world(json!({}), &faults);
-    assert_eq!(world.write().await.code, Code::Written);
+    assert_eq!(world.write().await.code, Some(Code::Written));
     assert_eq!((world.counted("failed"), world.counted("written")), (3, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_object_under_the_name_is_not_written() {
+async fn what_is_not_there_is_not_written_and_not_called_gone() {
+    for answers in [&["GET 404"][..], &["GET 200", "PATCH 404"]] {
+        let fault = |answer: &&str| match answer.ends_with("404") {
+            true => Fault::Status(404),
+            false => Fault::Slow(Duration::ZERO),
+        };
+        let world = world(json!({}), &answers.iter().map(fault).collect::<Vec<_>>());
+        assert_eq!(world.write().await.code, None);
+        assert_eq!(world.answers(), answers);
+    }
+    // Another object under its name.
     let world = world(json!({}), &[]);
     world.server.lock().unwrap().object["metadata"]["uid"] = "other".into();
-    let written = world.write().await;
-    assert_eq!((written.code, written.reason), (Code::Gone, ""));
-    assert_eq!(world.answers(), ["GET 200"]);
+    assert_eq!(world.write().await.code, None);
+    assert_eq!((world.answers(), world.counted("missing")), (vec!["GET 200".to_owned()], 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,7 +230,7 @@ async fn a_newer_session_keeps_its_word_and_the_same_word_is_no_write() {
     let newer = SessionId { counter: 5, nonce: 0 };
     let theirs = json!({"summary": "level=2", "fence": {"session": newer.to_string(), "seq": 1}});
     let world_of_newer = world(theirs.clone(), &[]);
-    assert_eq!(world_of_newer.write().await.code, Code::Superseded);
+    assert_eq!(world_of_newer.write().await.code, Some(Code::Superseded));
     assert_eq!((world_of_newer.status(), world_of_newer.answers().len()), (theirs, 1));
 
     let world = world(json!({}), &[]);

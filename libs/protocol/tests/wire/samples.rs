@@ -59,6 +59,14 @@ fn up() -> Vec<(&'static str, Up)> {
                 digest: hash(0xd1),
                 redirects: 1,
                 entries: 20,
+                ..Default::default()
+            }),
+        ),
+        (
+            "hello of an agent that inflates",
+            Up::Hello(agent::Hello {
+                encodings: vec![agent::Encoding::JsonDeflate.into()],
+                ..Default::default()
             }),
         ),
         ("hello of a new agent", Up::Hello(agent::Hello { digest: hash(0), ..Default::default() })),
@@ -186,6 +194,7 @@ fn down() -> Vec<(&'static str, Down)> {
             }),
         ),
         ("delta with a Secret and what names it", Down::Delta(secret_delta())),
+        ("delta with a deflated body", Down::Delta(deflated_delta())),
         ("verdicts", Down::Verdicts(agent::Verdicts { verdicts: verdicts() })),
         ("heartbeat", Down::Heartbeat(agent::Heartbeat { unix_ms: 1_795_333_260_123 })),
         ("farewell", Down::Farewell(agent::Farewell { reason: "the EdgeNode was deleted".into() })),
@@ -378,6 +387,22 @@ fn delta() -> agent::Delta {
         target_digest: hash(0xd2),
         watermark: Some(watermark("devices.selvedge.dev", 991_204)),
     }
+}
+
+/// By bytes that were once deflated: another library may deflate differently.
+fn deflated_delta() -> agent::Delta {
+    const DEFLATED: &[u8] =
+        &[0xab, 0x56, 0x4a, 0xad, 0xc8, 0x2c, 0x51, 0xb2, 0x2a, 0x29, 0x2a, 0x4d, 0xad, 0x05, 0x00];
+    let upsert = agent::Upsert {
+        key: Some(key(EntryKind::Device, "boiler-1", "")),
+        uid: UID.into(),
+        source_revision: 991_206,
+        content_hash: hash(0xc4),
+        encoding: agent::Encoding::JsonDeflate.into(),
+        body: Bytes::from_static(DEFLATED),
+        ..Default::default()
+    };
+    agent::Delta { nonce: 6, upserts: vec![upsert], target_digest: hash(0xd4), ..Default::default() }
 }
 
 fn secret_delta() -> agent::Delta {
