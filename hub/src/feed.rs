@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::hub::Hub;
 use crate::index::{Event, ObjectKey, Resource};
+use crate::removals::Crd;
 
 /// Events between a loop and the index: the index is quick, so a few are enough; more would only be memory.
 const BETWEEN: usize = 64;
@@ -96,7 +97,9 @@ async fn resource_loop(
     let watch = loop_.run(sender, token);
     let take = async {
         let mut behind = false;
+        let mut absence = Absence::default();
         while let Some(event) = events.recv().await {
+            absence.look(&hub, &resource, &event, clock::now());
             take_event(&hub, &resource, event, clock::now());
             if let Some(gate) = &synced
                 && hub.index().is_synced()
@@ -112,6 +115,36 @@ async fn resource_loop(
     };
     tokio::join!(watch, take);
     hub.pokes.set(&resource, None);
+}
+
+/// A kind that the API server does not serve, as its loop hears it.
+#[derive(Debug, Default)]
+struct Absence {
+    /// Since when, without an answer in between.
+    since: Option<Instant>,
+}
+
+impl Absence {
+    /// A watch that broke while its CRD was deleted says nothing of the objects that went with it. They are gone
+    /// when the CRD was read after the kind was not served any more, and was not there.
+    fn look(&mut self, hub: &Hub, resource: &Resource, event: &listwatch::Event<Value>, now: Instant) {
+        let listwatch::Event::Failed { error } = event else {
+            self.since = None;
+            return;
+        };
+        let Some(crd) = Crd::of_resource(resource).filter(|_| error.is_not_served()) else { return };
+        let since = *self.since.get_or_insert(now);
+        if !hub.removals.is_going(crd, since) {
+            return hub.removals.want(crd);
+        }
+        let (keys, revision) = {
+            let index = hub.index();
+            (index.keys(resource), index.reached().revision(&resource.to_string()))
+        };
+        for key in keys {
+            hub.apply(Event::Gone { resource: resource.clone(), key, revision, watched: false }, now);
+        }
+    }
 }
 
 /// Takes in what a loop learned at `now`.
@@ -286,17 +319,20 @@ async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<(Resource, Object
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prometheus::Registry;
     use selvedge_model::EntryKind;
-    use selvedge_operator::listwatch::Event as Said;
+    use selvedge_operator::listwatch::{Event as Said, ListWatchError};
     use serde_json::{Value, json};
     use tokio::sync::watch;
 
-    use super::take_event;
+    use super::{Absence, take_event};
     use crate::cluster::{Cluster, released};
     use crate::hub::Hub;
     use crate::index::{ObjectKey, Resource};
     use crate::metrics::Metrics;
+    use crate::removals::{Crd, CrdState};
 
     fn listed(revision: u64, names: &[&str]) -> Said<Value> {
         let device = |name: &&str| {
@@ -333,6 +369,36 @@ mod tests {
             |epoch| Cluster { id: "c".into(), epoch, ca_pem: String::new(), release: String::new() };
         released(&hub, &cluster(0), &cluster(1));
         assert!(hub.removals.tripped().is_empty(), "a new epoch accepts what is gone, too");
+    }
+
+    #[test]
+    fn what_went_with_its_crd_unseen_is_gone_once_the_crd_was_not_found() {
+        let (_sender, cluster) = watch::channel(None);
+        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let now = crate::clock::now();
+        take_event(&hub, &Resource::Devices, listed(20, &["a"]), now);
+        let not_served = || {
+            let status =
+                kube::core::Status::failure("the server could not find it", "NotFound").with_code(404);
+            let source = kube::Error::Api(status.boxed());
+            Said::Failed { error: ListWatchError::List { kind: "Device".into(), source } }
+        };
+        let mut absence = Absence::default();
+        let mut look = |event: &Said<Value>, second| {
+            absence.look(&hub, &Resource::Devices, event, now + Duration::from_secs(second));
+            hub.index().keys(&Resource::Devices).len()
+        };
+        // What was read before says nothing of now.
+        hub.removals.read(Crd::Devices, CrdState::Going, now);
+        assert_eq!(look(&not_served(), 1), 1);
+        assert_eq!(hub.removals.take_wanted(), [Crd::Devices]);
+        let stands = CrdState::Stands { uid: "u".into() };
+        hub.removals.read(Crd::Devices, stands, now + Duration::from_secs(2));
+        assert_eq!(look(&not_served(), 3), 1, "the API server does not serve yet what stands");
+        assert_eq!(look(&Said::Alive, 4), 1);
+        assert_eq!(look(&not_served(), 5), 1);
+        hub.removals.read(Crd::Devices, CrdState::Going, now + Duration::from_secs(6));
+        assert_eq!(look(&not_served(), 7), 0);
     }
 
     #[test]

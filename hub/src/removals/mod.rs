@@ -158,6 +158,19 @@ impl Removals {
         self.lock().windows.entry(kind).or_default().hold(before, after);
     }
 
+    /// Somebody wants to know whether a CRD stands.
+    pub fn want(&self, crd: Crd) {
+        self.lock().asked.insert(crd);
+        self.wanted.notify_one();
+    }
+
+    /// Whether a CRD was not there, or on its way out, when it was read at `since` or later.
+    #[must_use]
+    pub fn is_going(&self, crd: Crd, since: Instant) -> bool {
+        let inner = self.lock();
+        inner.crds.get(&crd).is_some_and(|known| !known.stands && known.read >= Some(since))
+    }
+
     /// CRDs to be read, each named once.
     pub fn take_wanted(&self) -> Vec<Crd> {
         std::mem::take(&mut self.lock().asked).into_iter().collect()

@@ -62,6 +62,15 @@ pub enum ListWatchError {
     },
 }
 
+impl ListWatchError {
+    /// Whether the API server does not know the kind: its CRD is gone, or is not served yet.
+    #[must_use]
+    pub fn is_not_served(&self) -> bool {
+        let (Self::List { source, .. } | Self::Watch { source, .. }) = self else { return false };
+        matches!(source, kube::Error::Api(status) if status.is_not_found())
+    }
+}
+
 /// One page of a list.
 #[derive(Deserialize)]
 pub struct Page {

@@ -128,7 +128,7 @@ async fn wire_ratio(rig: &Rig, wide: &mut Load, measures: &mut Vec<Measure>) -> 
     let ratio = bytes / squeezed;
     measures.push(Measure::single("change_wire_ratio", "", ratio).target("<= 1.3", ratio <= 1.3).note(&format!(
         "one value in a ConfigMap of {} B: {bytes:.0} B down an agent, TLS included; gzip -9 of it: {squeezed:.0} B. \
-         Bodies go whole and uncompressed",
+         Bodies go whole, deflated; the workload that names the ConfigMap goes with it",
         text.len()
     )));
     Ok(())
