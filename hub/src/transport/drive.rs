@@ -131,7 +131,12 @@ impl Drive {
         loop {
             self.look();
             self.begin_writes();
-            self.inbox.waits.store(self.session.waits(), Ordering::Relaxed);
+            let waits = self.session.waits();
+            if !self.inbox.waits.swap(waits, Ordering::Relaxed) && waits {
+                // What it waits for may have come before anybody could know that it waits.
+                let outputs = self.proceed();
+                self.follow(outputs, socket).await?;
+            }
             self.inbox.unmarked.store(self.session.is_unmarked(), Ordering::Relaxed);
             let due = [
                 Some(beat),
