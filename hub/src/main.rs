@@ -4,7 +4,7 @@ use clap::Parser as _;
 use selvedge_hub::{config::Config, run};
 use selvedge_operator::process;
 
-/// musl's own takes one lock for all threads: a change cost the hub twice the CPU.
+/// musl's own takes one lock for all threads: a change to all cost the hub more than three times the CPU.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
