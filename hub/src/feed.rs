@@ -99,8 +99,9 @@ async fn resource_loop(
         let mut behind = false;
         let mut absence = Absence::default();
         while let Some(event) = events.recv().await {
-            absence.look(&hub, &resource, &event, clock::now());
-            take_event(&hub, &resource, event, clock::now());
+            let now = clock::now();
+            absence.look(&hub, &resource, &event, now);
+            take_event(&hub, &resource, event, now);
             if let Some(gate) = &synced
                 && hub.index().is_synced()
             {
@@ -137,13 +138,16 @@ impl Absence {
         if !hub.removals.is_going(crd, since) {
             return hub.removals.want(crd);
         }
-        let (keys, revision) = {
-            let index = hub.index();
-            (index.keys(resource), index.reached().revision(&resource.to_string()))
-        };
-        for key in keys {
-            hub.apply(Event::Gone { resource: resource.clone(), key, revision, watched: false }, now);
-        }
+        let revision = hub.index().reached().revision(&resource.to_string());
+        sweep(hub, resource, &BTreeSet::new(), revision, now);
+    }
+}
+
+/// What the caches hold of a resource and is not among `there` is gone, though no watch has said so.
+fn sweep(hub: &Hub, resource: &Resource, there: &BTreeSet<ObjectKey>, revision: u64, now: Instant) {
+    let missing = hub.index().keys(resource).into_iter().filter(|key| !there.contains(key));
+    for key in missing.collect::<Vec<_>>() {
+        hub.apply(Event::Gone { resource: resource.clone(), key, revision, watched: false }, now);
     }
 }
 
@@ -161,10 +165,7 @@ pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>
                 // While a list goes in, the cache is of no one revision: sessions send nothing.
                 apply(Event::Dropped(resource.clone()));
             }
-            let missing = hub.index().keys(resource).into_iter().filter(|key| !listed.contains(key));
-            for key in missing.collect::<Vec<_>>() {
-                apply(Event::Gone { resource: resource.clone(), key, revision, watched: false });
-            }
+            sweep(hub, resource, &listed, revision, now);
             for object in objects {
                 apply(Event::Applied(resource.clone(), object));
             }

@@ -118,11 +118,17 @@ impl Index {
         self.recent.complete = Some(now);
     }
 
-    /// Whether what was listed last waits for a look at the marks. Without marks nobody knows.
+    /// Whether what was listed last waits for a look at the marks.
     #[must_use]
     pub fn is_history_unread(&self) -> bool {
-        let complete = self.recent.complete.filter(|_| self.recent.history.latest() > 0);
-        complete.is_some_and(|complete| !self.is_epoch_read(complete))
+        self.recent.complete.is_some_and(|complete| self.may_be_another_since(complete))
+    }
+
+    /// Whether this may be another history than at `since`: the marks were not read after it. Without marks nobody
+    /// knows.
+    #[must_use]
+    pub fn may_be_another_since(&self, since: Instant) -> bool {
+        self.recent.history.latest() > 0 && !self.is_epoch_read(since)
     }
 
     /// The cluster's epoch was read: the request was sent at `asked`.

@@ -144,8 +144,7 @@ impl Removals {
                 inner.deletions.remove(&oldest);
             }
         }
-        inner.asked.insert(crd);
-        self.wanted.notify_one();
+        self.want_by(&mut inner, crd);
     }
 
     /// One event takes `entries` entries of a kind away from nodes, without a watched deletion.
@@ -160,8 +159,7 @@ impl Removals {
 
     /// Somebody wants to know whether a CRD stands.
     pub fn want(&self, crd: Crd) {
-        self.lock().asked.insert(crd);
-        self.wanted.notify_one();
+        self.want_by(&mut self.lock(), crd);
     }
 
     /// Whether a CRD was not there, or on its way out, when it was read at `since` or later.
@@ -228,6 +226,11 @@ impl Removals {
         }
     }
 
+    fn want_by(&self, inner: &mut Inner, crd: Crd) {
+        inner.asked.insert(crd);
+        self.wanted.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,8 +244,7 @@ impl Gate for Removals {
             let known = inner.crds.entry(crd).or_default();
             let since = deletion.map_or_else(|| now.checked_sub(FRESH), |deletion| Some(deletion.at));
             if known.read < since || known.read.is_none() {
-                inner.asked.insert(crd);
-                self.wanted.notify_one();
+                self.want_by(&mut inner, crd);
                 return Removal::Held(CHECKING_CRD);
             }
             // Under another CRD than the one that it was learned from, only what was deleted there goes.

@@ -58,9 +58,9 @@ impl Session {
         index.history().includes(self.watermark.revision(HISTORY))
     }
 
-    /// Before sets that differ are compared: whether this may be another history by now. Without marks nobody knows.
+    /// Before sets that differ are compared: whether this may be another history by now.
     pub(super) fn may_be_outdated(&self, index: &Index) -> bool {
-        index.history().latest() > 0 && !index.is_epoch_read(self.began)
+        index.may_be_another_since(self.began)
     }
 
     /// A higher epoch at the agent: this replica may not have heard of it yet. Once it has asked and still knows

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::Target;
 use super::machine::Revision;
+use crate::client::refused_with;
 use crate::controller::LAST_APPLIED;
 
 /// Objects a page, as client-go's pager has it.
@@ -67,7 +68,7 @@ impl ListWatchError {
     #[must_use]
     pub fn is_not_served(&self) -> bool {
         let (Self::List { source, .. } | Self::Watch { source, .. }) = self else { return false };
-        matches!(source, kube::Error::Api(status) if status.is_not_found())
+        refused_with(source) == Some(404)
     }
 }
 
