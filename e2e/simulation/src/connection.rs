@@ -112,6 +112,7 @@ impl World {
                     node: index.node(&agent.node),
                     uid: &uid,
                     newest: hub.sessions.newest(&uid),
+                    synced: index.is_synced(),
                     denied: hub.sessions.is_denied(&uid),
                     cluster_id: CLUSTER,
                     epoch: hub.index().reached().epoch,

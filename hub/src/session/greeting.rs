@@ -12,6 +12,8 @@ use crate::index::Node;
 pub struct Admission<'a> {
     /// The EdgeNode of the certificate's name.
     pub node: Option<&'a Node>,
+    /// The caches are filled: who is not in them has no EdgeNode.
+    pub synced: bool,
     /// Uid in the certificate.
     pub uid: &'a str,
     /// Newest session of this node known here.
@@ -45,6 +47,8 @@ pub struct Greeted {
 
 /// How long an unknown node waits before it tries again: its EdgeNode may be on the way here.
 const TRY_LATER_MS: u64 = 5_000;
+/// A hub that has just begun knows its nodes in a moment.
+const NOT_READ_MS: u64 = 1_000;
 /// A denied node asks rarely.
 const DENIED_MS: u64 = 60_000;
 
@@ -80,7 +84,7 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
             return Err(refuse(
                 Code::TryLater,
                 "no EdgeNode with this name and uid is known yet".into(),
-                TRY_LATER_MS,
+                if who.synced { TRY_LATER_MS } else { NOT_READ_MS },
             ));
         }
     };

@@ -246,6 +246,7 @@ fn a_comparison_waits_for_its_turn_and_ends_with_what_differs() {
         node: index.node(NODE),
         uid: "n1-0",
         newest: None,
+        synced: true,
         denied: false,
         cluster_id: world::CLUSTER,
         epoch: 0,
@@ -274,4 +275,24 @@ fn a_comparison_waits_for_its_turn_and_ends_with_what_differs() {
     assert!(session.is_resyncing(), "the turn lasts until all is there");
     session.receive(ToHub::Ack(wire::Ack { nonce: delta.nonce, refused: Vec::new() }), view);
     assert!(session.is_quiet() && !session.is_resyncing());
+}
+
+#[test]
+fn a_node_that_is_not_known_comes_back_soon_while_nodes_are_being_read() {
+    let mut world = stage();
+    for (synced, after) in [(false, 1_000), (true, 5_000)] {
+        let (_, hello) = world.agent.hello(1, 0).unwrap();
+        let who = super::greeting::Admission {
+            node: None,
+            synced,
+            uid: "n1-0",
+            newest: None,
+            denied: false,
+            cluster_id: world::CLUSTER,
+            epoch: 0,
+            unix_ms: 0,
+        };
+        let refused = super::greeting::greet(hello, &who).unwrap_err();
+        assert_eq!((refused.code(), refused.retry_after_ms), (wire::refused::Code::TryLater, after));
+    }
 }

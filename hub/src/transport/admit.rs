@@ -101,6 +101,7 @@ async fn admit(
             hello,
             &Admission {
                 node: index.node(&peer.node),
+                synced: index.is_synced(),
                 uid: &peer.uid,
                 newest: hub.sessions.newest(&peer.uid),
                 denied: hub.sessions.is_denied(&peer.uid),

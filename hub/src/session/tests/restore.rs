@@ -224,6 +224,7 @@ fn a_node_that_was_paused_stays_so_in_its_next_session() {
         node: index.node(NODE),
         uid: "n1-0",
         newest: None,
+        synced: index.is_synced(),
         denied: false,
         cluster_id: CLUSTER,
         epoch: 0,

@@ -314,6 +314,7 @@ impl World {
             node: Some(node),
             uid: "n1-0",
             newest: self.newest,
+            synced: index.is_synced(),
             denied: false,
             cluster_id: CLUSTER,
             epoch: self.epoch,
