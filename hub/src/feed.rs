@@ -155,7 +155,7 @@ fn sweep(hub: &Hub, resource: &Resource, there: &BTreeSet<ObjectKey>, revision: 
 pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>, now: Instant) {
     let apply = |event| hub.apply(event, now);
     match event {
-        listwatch::Event::Listed { revision, objects, undecodable } => {
+        listwatch::Event::Listed { revision, asked, objects, undecodable } => {
             let listed: BTreeSet<ObjectKey> = objects
                 .iter()
                 .filter_map(key)
@@ -170,9 +170,7 @@ pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>
                 apply(Event::Applied(resource.clone(), object));
             }
             apply(Event::Listed(resource.clone(), revision));
-            if resource.references().is_none() {
-                hub.list_complete(now);
-            }
+            hub.list_complete(resource, asked, now);
             // Also those that wait for nothing: after a restore they must be compared.
             hub.sessions.wake_all();
         }
@@ -320,7 +318,7 @@ async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<(Resource, Object
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use prometheus::Registry;
     use selvedge_model::EntryKind;
@@ -335,12 +333,13 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::removals::{Crd, CrdState};
 
-    fn listed(revision: u64, names: &[&str]) -> Said<Value> {
+    fn listed(revision: u64, names: &[&str], asked: Instant) -> Said<Value> {
         let device = |name: &&str| {
             let metadata = json!({"namespace": "shop", "name": name, "uid": name, "resourceVersion": "7"});
             json!({"metadata": metadata, "spec": {"nodeName": "n1"}})
         };
-        Said::Listed { revision, objects: names.iter().map(device).collect(), undecodable: Vec::new() }
+        let objects = names.iter().map(device).collect();
+        Said::Listed { revision, asked, objects, undecodable: Vec::new() }
     }
 
     #[test]
@@ -349,15 +348,15 @@ mod tests {
         let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
         let now = crate::clock::now();
         for resource in Resource::CORE {
-            take_event(&hub, &resource, listed(10, &[]), now);
+            take_event(&hub, &resource, listed(10, &[], now), now);
         }
-        take_event(&hub, &Resource::Devices, listed(20, &["a", "b"]), now);
+        take_event(&hub, &Resource::Devices, listed(20, &["a", "b"], now), now);
         assert!(hub.index().is_synced() && hub.removals.tripped().is_empty());
 
         take_event(&hub, &Resource::Devices, Said::WentBack { seen: 20, now: 15 }, now);
         assert!(!hub.index().is_synced(), "sessions go on with what is over");
         assert_eq!(hub.metrics.restores.get(), 1);
-        take_event(&hub, &Resource::Devices, listed(15, &["a"]), now);
+        take_event(&hub, &Resource::Devices, listed(15, &["a"], now), now);
         take_event(&hub, &Resource::Devices, Said::Recent { revision: 15, asked: now }, now);
         assert!(hub.index().is_synced());
         assert_eq!(hub.index().reached().revision("devices"), 15);
@@ -373,11 +372,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_before_a_restore_was_accepted_proves_none_after() {
+        let (_sender, cluster) = watch::channel(None);
+        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let (asked, devices) = (crate::clock::now(), Resource::Devices);
+        let at = |seconds| asked + Duration::from_secs(seconds);
+        let cluster = Cluster { id: "c".into(), epoch: 1, ca_pem: String::new(), release: String::new() };
+        hub.set_cluster(&cluster, at(1));
+        // The answer of before the restore comes late; the list that a new epoch asks for is lower.
+        take_event(&hub, &devices, listed(20, &["a"], asked), at(2));
+        take_event(&hub, &devices, Said::WentBack { seen: 20, now: 15 }, at(3));
+        assert_eq!(*hub.proof.borrow(), None);
+        take_event(&hub, &devices, listed(15, &["a"], at(2)), at(3));
+        take_event(&hub, &devices, Said::WentBack { seen: 15, now: 12 }, at(4));
+        assert_eq!(*hub.proof.borrow(), Some(1), "restored once more");
+    }
+
+    #[test]
     fn what_went_with_its_crd_unseen_is_gone_once_the_crd_was_not_found() {
         let (_sender, cluster) = watch::channel(None);
         let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
         let now = crate::clock::now();
-        take_event(&hub, &Resource::Devices, listed(20, &["a"]), now);
+        take_event(&hub, &Resource::Devices, listed(20, &["a"], now), now);
         let not_served = || {
             let status =
                 kube::core::Status::failure("the server could not find it", "NotFound").with_code(404);
@@ -408,7 +424,7 @@ mod tests {
         let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
         let (now, maps, key) =
             (crate::clock::now(), Resource::ConfigMaps("shop".into()), ObjectKey::new("shop", "a"));
-        take_event(&hub, &maps, listed(10, &["a"]), now);
+        take_event(&hub, &maps, listed(10, &["a"], now), now);
         let read =
             json!({"metadata": {"namespace": "shop", "name": "a", "uid": "a", "resourceVersion": "12"}});
         assert!(

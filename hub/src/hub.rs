@@ -151,7 +151,7 @@ impl Hub {
     pub fn set_cluster(&self, cluster: &Cluster, now: Instant) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let before = index.reached().epoch;
-        index.set_cluster(&cluster.id, cluster.epoch);
+        index.set_cluster(&cluster.id, cluster.epoch, now);
         drop(index);
         if before < cluster.epoch {
             self.outdate(None, now);
@@ -159,9 +159,11 @@ impl Hub {
     }
 
     /// A list is in the caches. Until the marks were read after it, it may be of another history, so sessions wait.
-    pub fn list_complete(&self, now: Instant) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).list_complete(now);
-        self.cluster_wanted.notify_one();
+    pub fn list_complete(&self, resource: &Resource, asked: Instant, now: Instant) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).list_complete(resource, asked, now);
+        if resource.references().is_none() {
+            self.cluster_wanted.notify_one();
+        }
     }
 
     /// The cluster's epoch is the one that was named last: the request was sent at `asked`.
@@ -201,7 +203,7 @@ impl Hub {
     }
 
     /// Proof of a restore by a resource's loop: what is known of it is dropped until it is listed anew. What was
-    /// listed in an epoch that is over went back in it, which a person has accepted.
+    /// asked for in an epoch that is over went back in it, which a person has accepted.
     pub fn went_back(&self, resource: &Resource, now: Instant) {
         self.metrics.restores.inc();
         let accepted = self.index().is_listed_before(resource);

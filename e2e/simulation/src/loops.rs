@@ -199,7 +199,7 @@ impl World {
         }
         match answer {
             Answer::List(revision, objects, asked) => {
-                let listed = listwatch::Event::Listed { revision, objects, undecodable: Vec::new() };
+                let listed = listwatch::Event::Listed { revision, asked, objects, undecodable: Vec::new() };
                 self.take(replica, &resource, listed);
                 self.take(replica, &resource, listwatch::Event::Recent { revision, asked });
             }

@@ -19,6 +19,7 @@ mod slot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use selvedge_model::{EntryKey, EntryKind, ReferenceKind, VersionKey, Watermark};
 use serde_json::Value;
@@ -91,7 +92,6 @@ impl Index {
             Event::Listed(resource, revision) => {
                 self.raise(&resource, revision);
                 self.listed.insert(resource.clone());
-                self.recent.listed(resource.clone(), self.reached.epoch);
                 self.followed(&resource, true)
             }
             Event::Recent { resource, revision, asked } => {
@@ -140,9 +140,12 @@ impl Index {
         Resource::CORE.iter().all(|resource| self.listed.contains(resource))
     }
 
-    /// Of the cluster that these caches are of.
-    pub fn set_cluster(&mut self, cluster_id: &str, epoch: u64) {
+    /// Of the cluster that these caches are of, as read at `now`.
+    pub fn set_cluster(&mut self, cluster_id: &str, epoch: u64, now: Instant) {
         cluster_id.clone_into(&mut self.reached.cluster_id);
+        if self.reached.epoch < epoch {
+            self.recent.epoch_began(now);
+        }
         self.reached.epoch = epoch;
     }
 

@@ -19,8 +19,10 @@ pub const ACCEPT_ANNOTATION: &str = "selvedge.dev/accept-restore";
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    /// The epoch in which a resource was listed last.
-    listed: BTreeMap<Resource, u64>,
+    /// When the last list of a resource was asked for.
+    listed: BTreeMap<Resource, Instant>,
+    /// When the epoch that counts was read first.
+    epoch_began: Option<Instant>,
     /// Most recent revision of a resource, and when it was asked for.
     lists: BTreeMap<Resource, (u64, Instant)>,
     /// Proofs of a restore.
@@ -42,8 +44,8 @@ impl Recent {
         self.lists.insert(resource, (revision, asked));
     }
 
-    pub(super) fn listed(&mut self, resource: Resource, epoch: u64) {
-        self.listed.insert(resource, epoch);
+    pub(super) fn epoch_began(&mut self, now: Instant) {
+        self.epoch_began = Some(now);
     }
 
     pub(super) fn went_back(&mut self) {
@@ -59,10 +61,11 @@ impl Index {
         (*asked >= since).then_some(*revision)
     }
 
-    /// Whether a resource was listed last in an epoch that is over.
+    /// Whether the last list of a resource may be of an epoch that is over: it was asked for before the new one was
+    /// read.
     #[must_use]
     pub fn is_listed_before(&self, resource: &Resource) -> bool {
-        self.recent.listed.get(resource).is_some_and(|epoch| *epoch < self.reached.epoch)
+        self.recent.listed.get(resource).is_some_and(|asked| Some(*asked) < self.recent.epoch_began)
     }
 
     /// How often a restore was proved: what was said of the caches before holds no more.
@@ -113,9 +116,13 @@ impl Index {
         self.recent.restored >= Some(self.epoch(node))
     }
 
-    /// A list is complete. What it brought may be another history, with revisions that say nothing of it.
-    pub fn list_complete(&mut self, now: Instant) {
-        self.recent.complete = Some(now);
+    /// A list is complete. What it brought may be another history, with revisions that say nothing of it; but
+    /// ConfigMaps and Secrets are named by what they say.
+    pub fn list_complete(&mut self, resource: &Resource, asked: Instant, now: Instant) {
+        self.recent.listed.insert(resource.clone(), asked);
+        if resource.references().is_none() {
+            self.recent.complete = Some(now);
+        }
     }
 
     /// Whether what was listed last waits for a look at the marks.

@@ -72,7 +72,7 @@ async fn lists_in_pages_watches_and_answers_a_poke() {
     tasks.spawn(list_watch.run(out, token.clone()));
 
     let listed = until(&mut events, |event| match event {
-        Event::Listed { revision, objects, undecodable } => {
+        Event::Listed { revision, objects, undecodable, .. } => {
             assert!(objects.iter().all(|object| object["metadata"].get("managedFields").is_none()));
             assert!(objects.iter().any(|object| object["metadata"]["name"] == "a"));
             assert_eq!(undecodable.len(), 1);

@@ -176,7 +176,7 @@ fn what_a_list_brought_goes_nowhere_before_the_marks_were_read() {
     world.act(Action::Restore { changes: 0, raised: true });
     world.now += Duration::from_millis(1);
     let now = world.now;
-    world.replicas[0].index.list_complete(now);
+    world.replicas[0].index.list_complete(&Resource::Devices, now, now);
     world.act(rollout("r2", &["n1-0"]));
     world.act(Action::List(0));
     world.act(Action::Hear(0));

@@ -128,7 +128,7 @@ pub struct World {
 
 pub fn index(epoch: u64) -> Index {
     let mut index = listed();
-    index.set_cluster(CLUSTER, epoch);
+    index.set_cluster(CLUSTER, epoch, crate::clock::now());
     index
 }
 
@@ -197,7 +197,7 @@ impl World {
             Action::Accept => {
                 self.epoch += 1;
                 for replica in &mut self.replicas {
-                    replica.index.set_cluster(CLUSTER, self.epoch);
+                    replica.index.set_cluster(CLUSTER, self.epoch, self.now);
                 }
                 self.with_session(|session, view| session.proceed(view));
             }

@@ -32,6 +32,8 @@ pub enum Event<T> {
     Listed {
         /// Revision of the list.
         revision: Revision,
+        /// When it was asked for: it is not older than what anybody had seen by then.
+        asked: Instant,
         /// All objects that decode.
         objects: Vec<T>,
         /// All that do not.

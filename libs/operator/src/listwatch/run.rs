@@ -103,7 +103,7 @@ impl<D> ListWatch<D> {
                     sleep(delay).await;
                     continue;
                 }
-                Step::List => match self.list(&mut held).await {
+                Step::List => match self.list(&mut held, asked).await {
                     Ok((revision, went_back, event)) => {
                         let back = machine.on(Outcome::Listed(revision), Instant::now());
                         say_back(back.or(went_back), out).await?;
@@ -147,6 +147,7 @@ impl<D> ListWatch<D> {
     async fn list<T, E: Display>(
         &self,
         held: &mut Held,
+        asked: std::time::Instant,
     ) -> Result<(Revision, Option<WentBack>, Event<T>), ListWatchError>
     where
         D: Fn(Value) -> Result<T, E>,
@@ -166,7 +167,7 @@ impl<D> ListWatch<D> {
             }
             if token.is_none() {
                 let back = held.listed(seen.iter().map(|(uid, revision)| (uid.as_str(), *revision)));
-                return Ok((revision, back, Event::Listed { revision, objects, undecodable }));
+                return Ok((revision, back, Event::Listed { revision, asked, objects, undecodable }));
             }
         }
     }
