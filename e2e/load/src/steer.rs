@@ -255,21 +255,27 @@ struct Outage {
     fewest: AtomicUsize,
     /// When it was last not whole, milliseconds after the moment.
     broken: AtomicU64,
+    came: AtomicU64,
     removed: AtomicU64,
 }
 
 impl Outage {
     fn new(fleet: Arc<Fleet>) -> Self {
-        let removed = AtomicU64::new(fleet.counters.removes.load(Ordering::Relaxed));
         let (fewest, broken) = (AtomicUsize::new(usize::MAX), AtomicU64::new(0));
-        Self { fleet, since: Mutex::new(Instant::now()), fewest, broken, removed }
+        let since = Mutex::new(Instant::now());
+        let outage =
+            Self { fleet, since, fewest, broken, came: AtomicU64::new(0), removed: AtomicU64::new(0) };
+        outage.begin();
+        outage
     }
 
     fn begin(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.fewest.store(usize::MAX, Ordering::Relaxed);
         self.broken.store(0, Ordering::Relaxed);
-        self.removed.store(self.fleet.counters.removes.load(Ordering::Relaxed), Ordering::Relaxed);
+        let counters = &self.fleet.counters;
+        self.came.store(counters.upserts.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.removed.store(counters.removes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     async fn watch(self: Arc<Self>, agents: usize) {
@@ -291,12 +297,15 @@ impl fmt::Display for Outage {
         let (sessions, synced) = self.fleet.standing();
         let fewest = self.fewest.load(Ordering::Relaxed).min(sessions);
         let back = self.broken.load(Ordering::Relaxed);
-        let removed =
-            self.fleet.counters.removes.load(Ordering::Relaxed) - self.removed.load(Ordering::Relaxed);
+        let since =
+            |now: &AtomicU64, then: &AtomicU64| now.load(Ordering::Relaxed) - then.load(Ordering::Relaxed);
+        let came = since(&self.fleet.counters.upserts, &self.came);
+        let removed = since(&self.fleet.counters.removes, &self.removed);
         let violations = self.fleet.record.found();
         write!(
             f,
-            "sessions={sessions} synced={synced} fewest={fewest} back={:.1} removed={removed} violations={violations}",
+            "sessions={sessions} synced={synced} fewest={fewest} back={:.1} came={came} removed={removed} \
+             violations={violations}",
             back as f64 / 1000.0
         )
     }

@@ -41,6 +41,8 @@ pub struct Since {
     pub fewest: usize,
     /// When the last session was back, seconds after the mark; 0: none was away.
     pub back: f64,
+    /// Entries that were brought to nodes.
+    pub came: usize,
     /// Entries that were taken away from nodes.
     pub removed: usize,
     text: String,
@@ -149,10 +151,10 @@ pub fn every_rule_held(stage: &mut Stage) -> Outcome {
 
 impl Since {
     fn read(text: &str) -> Self {
-        let since = Self { rest: 0.0, fewest: 0, back: 0.0, removed: 0, text: text.to_owned() };
+        let since = Self { rest: 0.0, fewest: 0, back: 0.0, came: 0, removed: 0, text: text.to_owned() };
         let count = |name| since.value(name) as usize;
-        let (fewest, removed) = (count("fewest"), count("removed"));
-        Self { rest: since.value("after"), fewest, back: since.value("back"), removed, ..since }
+        let (fewest, came, removed) = (count("fewest"), count("came"), count("removed"));
+        Self { rest: since.value("after"), fewest, back: since.value("back"), came, removed, ..since }
     }
 
     fn value(&self, name: &str) -> f64 {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use selvedge_cluster::Release;
 use selvedge_cluster::clock::Deadline;
 use selvedge_stories::{Installed, Outcome, World, chain};
 
@@ -25,6 +26,7 @@ mod faults;
 mod load;
 mod restores;
 mod standing;
+mod upgrades;
 
 /// Agents when nobody says how many.
 const AGENTS: usize = 2000;
@@ -37,6 +39,8 @@ pub struct Stage {
     pub world: World,
     pub load: Load,
     pub agents: usize,
+    /// The one before this, whose images are there.
+    pub release: Release,
 }
 
 impl Stage {
@@ -49,22 +53,25 @@ impl Stage {
 
     fn set(agents: usize) -> Outcome<Self> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let release = World::previous_release(&directory(), &repository)?;
         let world = World::up(&directory(), &repository, true)?;
+        world.import(&release)?;
         Self::install(&world)?;
         let load = Load::start(&world, &directory(), agents)?;
-        Ok(Self { world, load, agents })
+        Ok(Self { world, load, agents, release })
     }
 }
 
 type Step = (&'static str, fn(&mut Stage) -> Outcome);
 
 /// In this order: what heals by itself, what waits for a person, and last what says nothing of the steps after.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("faults::a_hub_is_killed", faults::a_hub_is_killed),
     ("faults::the_api_server_is_killed", faults::the_api_server_is_killed),
     ("faults::the_leaders_are_killed", faults::the_leaders_are_killed),
     ("faults::etcd_is_killed", faults::etcd_is_killed),
     ("faults::packets_to_one_hub_are_dropped", faults::packets_to_one_hub_are_dropped),
+    ("upgrades::the_hub_is_upgraded", upgrades::the_hub_is_upgraded),
     ("accidents::a_crd_is_deleted", accidents::a_crd_is_deleted),
     ("accidents::a_selector_matches_nothing", accidents::a_selector_matches_nothing),
     ("restores::etcd_is_restored", restores::etcd_is_restored),
