@@ -1,7 +1,7 @@
 //! The commands of `selvedge-agent`: arguments in, a result for people out.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     path::PathBuf,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, ConfigError, STATE_DIR, Settings},
     join::{JoinError, join},
-    leave::{LeaveError, leave},
+    leave::{LeaveError, leave, who},
     run::{RunError, run},
     status::{self, ServerError},
 };
@@ -41,8 +41,8 @@ enum Command {
     Run(Run),
     /// Show what should run here, what does, and why not; needs no cloud
     Status(Status),
-    /// Stop what the agent runs and forget cluster and identity
-    Leave(Run),
+    /// Leave the cluster: stop what the agent runs here, forget ledger and identity; needs no cloud
+    Leave(Leave),
 }
 
 #[derive(Debug, Args)]
@@ -75,6 +75,15 @@ struct Run {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+}
+
+#[derive(Debug, Args)]
+struct Leave {
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    run: Run,
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +140,9 @@ pub enum CliError {
     /// `leave`.
     #[error(transparent)]
     Leave(#[from] LeaveError),
+    /// `leave`, and nobody said yes.
+    #[error("nothing was done; say y, or add --yes where nobody can be asked")]
+    NotSure,
 }
 
 impl Cli {
@@ -175,14 +187,36 @@ impl Cli {
                 Ok(())
             }
             Command::Leave(args) => {
-                let config = Config::load(args.config.as_deref(), args.settings)?;
-                let identity = leave(&config).await?;
-                println!("node {} has left cluster {}", identity.node, identity.cluster);
-                println!("what is left of it there goes with: kubectl delete edgenode {}", identity.node);
+                let config = Config::load(args.run.config.as_deref(), args.run.settings)?;
+                let Some(identity) = who(&config).await? else {
+                    println!(
+                        "{} holds no identity: this machine is in no cluster",
+                        config.state_dir.display()
+                    );
+                    return Ok(());
+                };
+                let (node, cluster) = (&identity.node, &identity.cluster);
+                println!(
+                    "node {node} leaves cluster {cluster}: its containers are stopped and removed, and its"
+                );
+                println!("ledger and identity are deleted; to come back it needs a new join command");
+                if !args.yes && !is_sure(io::stdin().lock()) {
+                    return Err(CliError::NotSure);
+                }
+                leave(&config, &identity).await?;
+                println!("node {node} has left cluster {cluster}");
+                println!("what is left of it there goes with: kubectl delete edgenode {node}");
                 Ok(())
             }
         }
     }
+}
+
+fn is_sure(mut person: impl io::BufRead) -> bool {
+    print!("go on? [y/N] ");
+    let mut answer = String::new();
+    let heard = io::stdout().flush().and_then(|()| person.read_line(&mut answer));
+    heard.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 impl Token {
@@ -203,7 +237,15 @@ impl Token {
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::Cli;
+    use super::{Cli, is_sure};
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        assert!(is_sure(&b"y\n"[..]) && is_sure(&b" yes\n"[..]));
+        for other in ["", "\n", "n\n", "yesterday\n"] {
+            assert!(!is_sure(other.as_bytes()), "{other:?}");
+        }
+    }
 
     #[test]
     fn the_commands_are_consistent() {
@@ -212,5 +254,6 @@ mod tests {
         Cli::try_parse_from(["selvedge-agent", "join", "--token-file", "-"]).unwrap();
         assert!(Cli::try_parse_from(["selvedge-agent", "join"]).is_err());
         Cli::try_parse_from(["selvedge-agent", "run", "--hub", "https://a", "--hub", "https://b"]).unwrap();
+        Cli::try_parse_from(["selvedge-agent", "leave", "--yes", "--state-dir", "/x"]).unwrap();
     }
 }

@@ -113,12 +113,12 @@ impl Identity {
         write_secret(&path, &json).map_err(|source| IdentityError::Write { path, source })
     }
 
-    /// Forgets identity and key.
+    /// Forgets key and identity, in this order: as long as there is something to forget it is known whose.
     ///
     /// # Errors
     /// [`IdentityError::Write`].
     pub fn forget(state_dir: &Path) -> Result<(), IdentityError> {
-        for file in [IDENTITY_FILE, KEY_FILE] {
+        for file in [KEY_FILE, IDENTITY_FILE] {
             let path = state_dir.join(file);
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -70,8 +70,16 @@ struct Workloads {
 
 impl Workloads {
     async fn run(mut self, stop: &CancellationToken) {
+        let mut stopped = false;
         loop {
             let desired = self.desired.borrow_and_update().clone();
+            match (std::mem::replace(&mut stopped, desired.stopped), desired.stopped) {
+                (false, true) => tracing::warn!(
+                    "the EdgeNode was deleted, and its onDelete is Stop: containers and drivers are stopped"
+                ),
+                (true, false) => tracing::info!("a hub knows this node again: what it should run is started"),
+                _ => {}
+            }
             let wanted = workloads(&desired);
             // A set that was never whole says nothing about what is not in it.
             self.runtime.keep_unknown(!desired.complete);
@@ -169,6 +177,9 @@ fn workloads(desired: &Desired) -> Vec<DesiredWorkload> {
 }
 
 fn wanted_devices(desired: &Desired) -> Vec<DesiredDevice> {
+    if desired.stopped {
+        return Vec::new();
+    }
     let device = |(key, in_force): (&EntryKey, &InForce)| match &in_force.entry {
         Entry::Device(entry) => Some(DesiredDevice {
             namespace: key.namespace.clone(),
@@ -232,7 +243,7 @@ mod tests {
     use selvedge_protocol::agent::{Phase, entry_report::State};
     use serde_json::json;
 
-    use super::{held_back_note, workloads};
+    use super::{held_back_note, wanted_devices, workloads};
     use crate::{
         ledger::{Desired, Entry, HeldBack, InForce, RowKey},
         runtime::Referenced,
@@ -276,7 +287,14 @@ mod tests {
 
     #[test]
     fn after_a_farewell_with_stop_nothing_is_to_run() {
-        assert!(workloads(&Desired { stopped: true, ..desired() }).is_empty());
+        let mut desired = desired();
+        let boiler = EntryKey::new(EntryKind::Device, "shop", "boiler");
+        desired
+            .entries
+            .extend([in_force(&boiler, &json!({"protocol": {"simulated": {}}, "properties": []}))]);
+        assert_eq!((workloads(&desired).len(), wanted_devices(&desired).len()), (1, 1));
+        desired.stopped = true;
+        assert_eq!((workloads(&desired).len(), wanted_devices(&desired).len()), (0, 0));
     }
 
     #[test]

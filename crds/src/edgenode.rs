@@ -36,9 +36,23 @@ pub struct EdgeNodeSpec {
     /// runs on it is not touched. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
+    /// What the agent does when this EdgeNode is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<OnDelete>,
     /// How the machine joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
+}
+
+/// What the agent does when it is told that this EdgeNode was deleted. Keep: containers run on and drivers go on, until
+/// `selvedge-agent leave`. Stop: it stops both, and does not start them again at boot. An agent that is not connected
+/// at that moment is not told, and keeps. Default: Keep.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDelete {
+    /// It runs on.
+    Keep,
+    /// It is stopped.
+    Stop,
 }
 
 /// How a machine joins under this name.

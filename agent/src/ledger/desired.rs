@@ -15,7 +15,7 @@ use super::{
 pub struct Desired {
     /// Whether the set was ever whole. While it was not, nothing may be stopped for not being in it.
     pub complete: bool,
-    /// The EdgeNode is gone and its `onDelete` says that workloads stop.
+    /// The EdgeNode is gone and its `onDelete` says that containers and drivers stop.
     pub stopped: bool,
     /// Whether the hub of the present session said that this is current.
     pub synced: bool,

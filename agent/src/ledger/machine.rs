@@ -235,12 +235,10 @@ impl<S: Store> Machine<S> {
                 cluster_id: known.cluster_id.clone(),
                 revisions: BTreeMap::new(),
             };
-            batch.meta = Some(Meta { watermark, stopped: false, ..self.meta.clone() });
+            batch.meta = Some(Meta { watermark, ..self.meta.clone() });
             // The rows stay, but their revisions count from another beginning now.
             batch.rows =
                 self.rows.iter().map(|(key, row)| (key.clone(), Some(without_revisions(row)))).collect();
-        } else if self.meta.stopped {
-            batch.meta = Some(Meta { stopped: false, ..self.meta.clone() });
         } else {
             return Ok(Outcome::default());
         }
@@ -248,10 +246,10 @@ impl<S: Store> Machine<S> {
     }
 
     fn complete(&mut self) -> Result<Outcome, StoreError> {
-        if self.meta.complete {
+        if self.meta.complete && !self.meta.stopped {
             return Ok(Outcome::default());
         }
-        let meta = Meta { complete: true, ..self.meta.clone() };
+        let meta = Meta { complete: true, stopped: false, ..self.meta.clone() };
         self.commit_or_close(Batch { meta: Some(meta), rows: BTreeMap::new() })
     }
 
@@ -259,11 +257,12 @@ impl<S: Store> Machine<S> {
         let settings = RowKey::from(&EntryKey::node_settings());
         match self.entry(&settings)? {
             Some(Entry::NodeSettings(settings)) if settings.on_delete == OnDelete::Stop => {
-                let meta = Meta { stopped: true, ..self.meta.clone() };
-                self.commit_or_close(Batch { meta: Some(meta), rows: BTreeMap::new() })
+                // Nobody says it again: a full disk must not make it unheard, though it lasts until a restart only.
+                self.commit_meta(Meta { stopped: true, ..self.meta.clone() })?;
             }
-            _ => Ok(Outcome::default()),
+            _ => {}
         }
+        Ok(Outcome::default())
     }
 
     fn delta(&mut self, mut delta: wire::Delta) -> Result<Outcome, StoreError> {
@@ -305,7 +304,7 @@ impl<S: Store> Machine<S> {
         let mut meta = self.meta.clone();
         if let Some(offered) = &delta.watermark {
             raise(&mut meta.watermark, offered)?;
-            meta.complete = true;
+            (meta.complete, meta.stopped) = (true, false);
         }
         let mut draft = Draft::new(&self.rows, self.meta.digest);
         let mut refused = Vec::new();

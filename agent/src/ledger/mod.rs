@@ -30,4 +30,4 @@ pub use store::SqliteStore;
 pub use task::{Dialled, FromLedger, Handle, Inbox, LedgerError, Overrun, Stopped, run};
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -163,7 +163,8 @@ pub struct Meta {
     /// Whether the set was once known to be whole. Until then absence means nothing, and nothing is
     /// started or stopped by it.
     pub complete: bool,
-    /// A `Farewell` was answered with `onDelete: Stop`: no workload is in force until a hub greets again.
+    /// A `Farewell` was answered with `onDelete: Stop`: nothing runs here until a hub has said again that
+    /// the set is whole.
     pub stopped: bool,
     /// How often the ledger was opened: makes numbers of reports rise over restarts.
     pub boots: u64,

@@ -156,6 +156,11 @@ fn begin<S: Store>(machine: &mut Machine<S>) -> SessionId {
     session
 }
 
+/// Makes one entry the whole set.
+pub fn set<S: Store>(machine: &mut Machine<S>, key: &selvedge_model::EntryKey, body: &serde_json::Value) {
+    sync(machine, &[(RowKey::from(key), Offer::new("u", 1, body))].into(), 1);
+}
+
 /// One delta from what the machine has to `wanted`, in a session of its own.
 fn sync<S: Store>(machine: &mut Machine<S>, wanted: &BTreeMap<RowKey, Offer>, revision: u64) -> Vec<ToHub> {
     let session = begin(machine);
@@ -404,6 +409,10 @@ fn a_farewell_stops_workloads_only_when_the_settings_say_so() {
     let publisher = Publisher::default();
     let desired: std::sync::Arc<Desired> = publisher.desired(&machine);
     assert!(desired.stopped && desired.complete);
-    begin(&mut machine);
-    assert!(!machine.meta().stopped, "a hub that greets knows this node again");
+    let mut machine = open(machine.store().clone());
+    assert!(machine.meta().stopped, "a restart starts it again");
+    let session = begin(&mut machine);
+    assert!(machine.meta().stopped, "what the ledger holds is not what a hub that greets wants here now");
+    machine.receive(session, FromHub::InSync(wire::InSync {})).unwrap();
+    assert!(!machine.meta().stopped, "a hub knows this node again");
 }

@@ -51,7 +51,8 @@ use crate::{
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// A hub that comes back after a long outage sees its fleet within this.
 const SLOWEST_RETRY: Duration = Duration::from_secs(20);
-/// What will not change by itself is asked seldom: denied, another cluster, no common protocol.
+/// What will not change by itself is asked seldom: denied, another cluster, no common protocol, a node that was
+/// deleted.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
 /// A session that lived this long was a good one.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
@@ -152,6 +153,8 @@ impl Link {
         // Replicas share a fleet by chance; after that an agent goes round.
         let mut turn: usize = rand::random_range(0..1024);
         let (mut redirects, mut told) = (0, Told::default());
+        // The EdgeNode was deleted, as far as is known since.
+        let mut parted = false;
         while !stop.is_cancelled() {
             let started = Instant::now();
             let sessions = self.status.borrow().sessions;
@@ -165,11 +168,13 @@ impl Link {
                 Ok(ended) => {
                     self.counters.ended(ended.name());
                     explain(&ended, &hub, &mut told);
+                    parted = matches!(ended, Ended::Farewell(_))
+                        || parted && self.status.borrow().sessions == sessions;
                     redirects = match ended {
                         Ended::Goodbye { behind: true, .. } => redirects + 1,
                         _ => 0,
                     };
-                    (chain(&ended), wait(&ended, &mut backoff))
+                    (chain(&ended), wait(&ended, parted, &mut backoff))
                 }
                 Err(error) => {
                     self.counters.dialled(error.name());
@@ -282,8 +287,8 @@ fn explain(ended: &Ended, hub: &str, told: &mut Told) {
     }
 }
 
-/// How long to wait after a session ended.
-fn wait(ended: &Ended, backoff: &mut Backoff) -> Duration {
+/// How long to wait after a session ended. Whose EdgeNode was deleted (`parted`) is not waited for.
+fn wait(ended: &Ended, parted: bool, backoff: &mut Backoff) -> Duration {
     let ours = backoff.next(rand::random());
     let asked = |wait: Duration| match wait {
         Duration::ZERO => ours,
@@ -293,6 +298,10 @@ fn wait(ended: &Ended, backoff: &mut Backoff) -> Duration {
         Ended::Refused { code: Code::Denied | Code::OtherCluster | Code::Protocol, retry_after, .. } => {
             asked((*retry_after).max(REFUSED_RETRY))
         }
+        Ended::Refused { code: Code::TryLater, retry_after, .. } if parted => {
+            asked((*retry_after).max(REFUSED_RETRY))
+        }
+        Ended::Farewell(_) => asked(REFUSED_RETRY),
         Ended::Refused { retry_after, .. } | Ended::Goodbye { retry_after, .. } => asked(*retry_after),
         _ => ours,
     }

@@ -72,6 +72,9 @@ pub enum Ended {
         /// It is behind what this node has already seen; another replica may not be.
         behind: bool,
     },
+    /// The EdgeNode is gone.
+    #[error("the hub said farewell: {0}")]
+    Farewell(String),
     /// Our side ends it.
     #[error("the session was given up: {0}")]
     GivenUp(String),
@@ -99,6 +102,7 @@ impl Ended {
             },
             Self::Goodbye { behind: true, .. } => "SentAwayBehind",
             Self::Goodbye { .. } => "SentAway",
+            Self::Farewell(_) => "Farewell",
             Self::GivenUp(_) => "GivenUp",
             Self::Stopping => "Stopping",
         }
@@ -230,6 +234,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 retry_after: Duration::from_millis(goodbye.retry_after_ms),
                 behind: goodbye.behind,
             }),
+            FromHub::Farewell(farewell) => {
+                let reason = farewell.reason.clone();
+                self.to_ledger(FromHub::Farewell(farewell))?;
+                Err(Ended::Farewell(reason))
+            }
             FromHub::OpenStream(open) => {
                 let error = format!("this version of the agent knows no stream {:?}", open.kind);
                 let refusal = wire::StreamData { stream: open.stream, data: Vec::new(), end: true, error };

@@ -117,8 +117,13 @@ fn welcome(unix: u64) -> Down {
 }
 
 fn boiler_delta() -> wire::Delta {
-    let key = RowKey::from(&EntryKey::new(EntryKind::Device, "shop", "boiler"));
-    let body = canonical_json(&json!({"protocol": {"simulated": {}}}));
+    delta(&EntryKey::new(EntryKind::Device, "shop", "boiler"), &json!({"protocol": {"simulated": {}}}))
+}
+
+/// The whole set, from nothing: this one entry.
+fn delta(key: &EntryKey, body: &serde_json::Value) -> wire::Delta {
+    let key = RowKey::from(key);
+    let body = canonical_json(body);
     let hash = ContentHash::of_canonical(&body);
     wire::Delta {
         nonce: 1,
@@ -277,17 +282,44 @@ fn waits_are_jittered_and_bounded() {
     };
     for _ in 0..200 {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
-        assert!(wait(&Ended::Closed(None), &mut backoff) <= FIRST_RETRY);
-        (0..20).for_each(|_| assert!(wait(&Ended::Closed(None), &mut backoff) <= SLOWEST_RETRY));
+        assert!(wait(&Ended::Closed(None), false, &mut backoff) <= FIRST_RETRY);
+        (0..20).for_each(|_| assert!(wait(&Ended::Closed(None), false, &mut backoff) <= SLOWEST_RETRY));
         // A hub that names no time leaves it to us.
-        assert!(wait(&refused(Code::Superseded, 0), &mut backoff) <= SLOWEST_RETRY);
+        assert!(wait(&refused(Code::Superseded, 0), false, &mut backoff) <= SLOWEST_RETRY);
         // What will not change by itself is asked seldom, whatever the hub says.
         for code in [Code::Denied, Code::OtherCluster, Code::Protocol] {
-            assert!(wait(&refused(code, 1), &mut backoff) >= REFUSED_RETRY);
+            assert!(wait(&refused(code, 1), false, &mut backoff) >= REFUSED_RETRY);
         }
-        let longest = wait(&refused(Code::TryLater, u64::MAX / 2000), &mut backoff);
+        for ended in [Ended::Farewell(String::new()), refused(Code::TryLater, 5)] {
+            assert!(wait(&ended, true, &mut backoff) >= REFUSED_RETRY, "{ended}");
+        }
+        assert!(wait(&refused(Code::TryLater, 5), false, &mut backoff) < REFUSED_RETRY);
+        let longest = wait(&refused(Code::TryLater, u64::MAX / 2000), false, &mut backoff);
         assert!(longest >= LONGEST_DIRECTED && longest <= LONGEST_DIRECTED.mul_f64(1.5));
     }
+}
+
+#[tokio::test]
+async fn after_a_farewell_the_ledger_knows_and_the_hub_is_asked_seldom() {
+    let hub = FakeHub::start(true).await;
+    let mut agent = Agent::start(&hub, &hub);
+    let story = async {
+        let mut session = hub.accept().await;
+        hello(&mut session).await;
+        session.send(welcome(1_800_000_000)).await;
+        session.send(Down::Delta(delta(&EntryKey::node_settings(), &json!({"onDelete": "Stop"})))).await;
+        session.expect(|up| matches!(up, Up::Ack(_)).then_some(())).await;
+        session.send(Down::Farewell(wire::Farewell { reason: "the EdgeNode was deleted".into() })).await;
+        assert!(session.next().await.is_none(), "it stays");
+        agent.desired.wait_for(|desired| desired.stopped).await.unwrap();
+        let down = agent.down().await;
+        assert!(down.next_try >= clock::unix() + REFUSED_RETRY.as_secs() - 2, "{down:?}");
+        assert_eq!(down.reason, "the hub said farewell: the EdgeNode was deleted");
+    };
+    timeout(PATIENCE, story).await.unwrap();
+    let dir = agent.stop().await;
+    let opened = ledger::open(dir.path(), "1", CLUSTER).unwrap();
+    assert!(opened.machine.meta().stopped, "a restart starts it again");
 }
 
 #[tokio::test]

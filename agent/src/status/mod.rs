@@ -50,7 +50,7 @@ pub struct NodeStatus {
     pub in_sync: bool,
     /// Whether the ledger was ever whole.
     pub complete: bool,
-    /// The EdgeNode is gone, and its workloads were to stop.
+    /// The EdgeNode is gone, and containers and drivers were to stop.
     pub stopped: bool,
     /// Entries in force.
     pub entries: usize,

@@ -74,7 +74,7 @@ fn ledger(status: &NodeStatus) -> String {
         text.push_str(", not whole yet: nothing that runs is stopped");
     }
     if status.stopped {
-        text.push_str(", the EdgeNode was deleted: workloads are stopped");
+        text.push_str(", the EdgeNode was deleted: containers and drivers are stopped");
     }
     if status.reports_waiting > 0 {
         let _ = write!(text, ", reports waiting for the hub: {}", status.reports_waiting);

@@ -50,14 +50,13 @@ impl Index {
                 .and_then(|annotations| annotations.get(ACCEPT_ANNOTATION)?.as_str()?.trim().parse().ok())
                 .unwrap_or(0),
             revision: raw::revision(&object),
-            settings: self.bodies.of(&json!({ "labels": labels })),
+            settings: self.bodies.of(&settings(&object, &labels)),
             labels,
         };
         let accepts = self.nodes.get(&name).is_some_and(|old| old.accepts != node.accepts);
-        let same = self
-            .nodes
-            .get(&name)
-            .is_some_and(|old| old.uid == node.uid && old.denied == node.denied && old.labels == node.labels);
+        let same = self.nodes.get(&name).is_some_and(|old| {
+            old.uid == node.uid && old.denied == node.denied && old.settings.hash == node.settings.hash
+        });
         let overwritten = node.connected && raw::is(&object, "Ready", "Unknown");
         let back = node.connected && self.nodes.get(&name).is_some_and(|old| !old.connected);
         let before = if same { Vec::new() } else { self.selected(&name) };
@@ -94,6 +93,15 @@ impl Index {
             }),
         }
     }
+}
+
+/// NodeSettings. What is as it is by default stands in no body: a setting that a release adds changes no hash.
+fn settings(object: &Value, labels: &BTreeMap<String, String>) -> Value {
+    let mut settings = json!({ "labels": labels });
+    if raw::text(object, "/spec/onDelete") == Some("Stop") {
+        settings["onDelete"] = "Stop".into();
+    }
+    settings
 }
 
 /// Nothing is known of a node that is not there: its agent keeps what it has.

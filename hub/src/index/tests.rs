@@ -307,3 +307,24 @@ fn a_config_map_that_would_not_fit_into_a_frame_holds_its_workloads() {
         }
     }
 }
+
+/// What is as it was before there was a setting must hash as it did then: hashes of all nodes would change else.
+#[test]
+fn on_delete_is_a_setting_of_its_node_and_its_default_is_not_said() {
+    let mut index = listed();
+    let mut apply = |spec: Value| {
+        let metadata = json!({"name": "n1", "uid": "u", "labels": {"tier": "a"}});
+        let touched =
+            index.apply(Event::Applied(Resource::EdgeNodes, json!({"metadata": metadata, "spec": spec})));
+        let Slot::Present(settings) = index.settings("n1") else { panic!("{:?}", index.settings("n1")) };
+        (touched.parts.contains(&("n1".into(), Part::Settings)), settings.body.bytes.clone())
+    };
+    let (_, before) = apply(json!({}));
+    assert_eq!(&before[..], br#"{"labels":{"tier":"a"}}"#);
+    assert_eq!(apply(json!({"onDelete": "Keep"})), (false, before.clone()));
+    assert_eq!(
+        apply(json!({"onDelete": "Stop"})),
+        (true, br#"{"labels":{"tier":"a"},"onDelete":"Stop"}"#[..].into())
+    );
+    assert_eq!(apply(json!({})), (true, before));
+}

@@ -32,6 +32,17 @@ pub enum Removal {
     Held(&'static str),
 }
 
+/// What becomes of a session whose EdgeNode is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Its deletion was watched, and its CRD stands: somebody deleted it, so the agent does what `onDelete` says.
+    Farewell,
+    /// It is missing in a list. Nobody was seen to delete it, so it is told what a Hello would be told.
+    TryLater,
+    /// Not known yet, or its CRD is going: the session lives on.
+    Wait,
+}
+
 /// Kinds whose objects live under a CRD of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Crd {
@@ -204,10 +215,14 @@ impl Removals {
         }
     }
 
-    /// Whether a watched deletion of an EdgeNode means what it says: its CRD stands.
+    /// What a session is told whose EdgeNode is not there any more.
     #[must_use]
-    pub fn farewell(&self, uid: &str, now: Instant) -> Removal {
-        self.ask(&EntryKey::node_settings(), uid, false, now)
+    pub fn parting(&self, uid: &str, now: Instant) -> Parting {
+        match self.ask(&EntryKey::node_settings(), uid, false, now) {
+            Removal::Held(_) => Parting::Wait,
+            Removal::Allowed if self.lock().deletions.contains_key(uid) => Parting::Farewell,
+            Removal::Allowed => Parting::TryLater,
+        }
     }
 
     /// Kinds whose removals wait for a release.

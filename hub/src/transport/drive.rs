@@ -26,7 +26,7 @@ use crate::hub::Hub;
 use crate::index::{Index, Part};
 use crate::lag::Lag;
 use crate::metrics::Metrics;
-use crate::removals::Removal;
+use crate::removals::Parting;
 use crate::resyncs::Turn;
 use crate::session::{Closed, Output, Session, Sync, View};
 use crate::sessions::Inbox;
@@ -68,6 +68,7 @@ pub(super) async fn live(
         lag: Lag::default(),
         share: Share::new(&hub.metrics),
         told_held: false,
+        orphan: false,
     };
     let ended = drive.run(socket, door).await;
     let session = &drive.session;
@@ -113,6 +114,8 @@ pub(super) struct Drive {
     share: Share,
     /// People were told that removals of it wait.
     told_held: bool,
+    /// Its EdgeNode is not there, and what to tell it is not known yet.
+    orphan: bool,
 }
 
 impl Drive {
@@ -131,11 +134,12 @@ impl Drive {
         loop {
             self.look();
             self.begin_writes();
-            let waits = self.session.waits();
+            let waits = self.session.waits() || self.orphan;
             if !self.inbox.waits.swap(waits, Ordering::Relaxed) && waits {
                 // What it waits for may have come before anybody could know that it waits.
                 let outputs = self.proceed();
                 self.follow(outputs, socket).await?;
+                self.part(socket).await?;
             }
             self.inbox.unmarked.store(self.session.is_unmarked(), Ordering::Relaxed);
             let due = [
@@ -164,10 +168,7 @@ impl Drive {
                 () = self.inbox.wake.notified() => {
                     let outputs = self.touched()?;
                     self.follow(outputs, socket).await?;
-                    if let Some(refused) = self.refusal() {
-                        send(&self.hub.metrics, socket, refused).await?;
-                        return Err(Ended::Said("the EdgeNode does not admit it any more"));
-                    }
+                    self.part(socket).await?;
                 }
                 Some(written) = self.writes.join_next(), if !self.writes.is_empty() => {
                     self.written(written, socket).await?;
@@ -315,9 +316,17 @@ impl Drive {
         Ok(self.session.touch(pending.parts, pending.raises, view(&index, &hub)))
     }
 
+    /// Ends the session if its EdgeNode does not admit it any more.
+    async fn part(&mut self, socket: &mut Socket) -> Result<(), Ended> {
+        let Some(last) = self.refusal() else { return Ok(()) };
+        send(&self.hub.metrics, socket, last).await?;
+        Err(Ended::Said("the EdgeNode does not admit it any more"))
+    }
+
     /// Whether the session must end because of its EdgeNode.
-    fn refusal(&self) -> Option<ToAgent> {
+    fn refusal(&mut self) -> Option<ToAgent> {
         let (uid, now) = (self.session.uid(), clock::now());
+        self.orphan = false;
         let refuse = |code: Code, message: &str| {
             let message = message.to_owned();
             Some(ToAgent::Refused(wire::Refused {
@@ -339,14 +348,16 @@ impl Drive {
             Some(_) if self.hub.sessions.is_denied(uid) => refuse(Code::Denied, "the EdgeNode is shut out"),
             Some(_) => None,
             None if !index.is_synced() => None,
-            // A deleted CRD is no farewell.
-            None if self.hub.removals.farewell(uid, now) == Removal::Allowed => {
-                Some(ToAgent::Farewell(wire::Farewell { reason: "the EdgeNode was deleted".into() }))
-            }
-            None => {
-                self.inbox.waits.store(true, Ordering::Relaxed);
-                None
-            }
+            None => match self.hub.removals.parting(uid, now) {
+                Parting::Farewell => {
+                    Some(ToAgent::Farewell(wire::Farewell { reason: "the EdgeNode was deleted".into() }))
+                }
+                Parting::TryLater => refuse(Code::TryLater, "no EdgeNode with this name is known any more"),
+                Parting::Wait => {
+                    self.orphan = true;
+                    None
+                }
+            },
         }
     }
 

@@ -65,6 +65,70 @@ async fn a_deleted_crd_empties_no_node() {
     rig.end().await;
 }
 
+/// Deletes the EdgeNode, as a watch or a list brings it.
+fn delete_node(rig: &mut Rig, watched: bool) {
+    rig.revision += 1;
+    let (key, revision) = (ObjectKey::new("", "n1"), rig.revision);
+    rig.apply(Event::Gone { resource: Resource::EdgeNodes, key, revision, watched });
+}
+
+/// What is said last in a session.
+async fn last(agent: &mut rig::Agent) -> Option<ToAgent> {
+    let mut last = None;
+    while let Some(message) = agent.receive().await {
+        last = Some(message);
+    }
+    last
+}
+
+#[tokio::test]
+async fn a_watched_deletion_of_its_edge_node_is_a_farewell_once_the_crd_was_read() {
+    let mut rig = Rig::new().await;
+    rig.node(json!({"onDelete": "Stop"}));
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    delete_node(&mut rig, true);
+    // Until the CRD was read nothing is said. The session asks for that when it looks, and waits to be woken.
+    timeout(SOON, rig.hub.removals.wanted.notified()).await.unwrap();
+    rig.hub.removals.read(Crd::EdgeNodes, CrdState::Stands { uid: "crd".into() }, now());
+    rig.hub.sessions.wake_waiting();
+    let said = last(&mut agent).await.unwrap();
+    assert!(matches!(said, ToAgent::Farewell(_)), "{said:?}");
+    machine.receive(agent.id, said).unwrap();
+    assert!(machine.meta().stopped, "onDelete is in the ledger");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_node_that_a_list_lacks_is_no_farewell() {
+    let mut rig = Rig::new().await;
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    delete_node(&mut rig, false);
+    let Some(ToAgent::Refused(refused)) = last(&mut agent).await else { panic!("no refusal") };
+    assert_eq!(refused.code(), Code::TryLater);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_edge_node_that_goes_with_its_crd_is_no_farewell() {
+    let mut rig = Rig::new().await;
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    delete_node(&mut rig, true);
+    rig.hub.removals.read(Crd::EdgeNodes, CrdState::Going, now());
+    rig.hub.sessions.wake_waiting();
+    // It lives on: it is drained as others are.
+    rig.hub.sessions.wake_all();
+    rig.drain.cancel();
+    let said = last(&mut agent).await;
+    assert!(matches!(said, Some(ToAgent::Goodbye(_))), "{said:?}");
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_newer_session_ends_an_older_and_an_equal_digest_needs_one_frame() {
     let mut rig = Rig::new().await;

@@ -26,10 +26,10 @@ pub struct NodeSettingsEntry {
 /// What an agent does on `Farewell` (sync rule 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum OnDelete {
-    /// Containers and devices stay as they are.
+    /// Containers run on and drivers go on.
     #[default]
     Keep,
-    /// Containers are stopped, devices left alone.
+    /// Containers and drivers are stopped; devices keep the values that they have.
     Stop,
     /// A member of a newer version: treated as `Keep`, never written.
     #[serde(other)]
