@@ -41,6 +41,8 @@ pub enum Fault {
     OtherCluster,
     /// A digest or hash that is not 32 bytes, or a Hello without its session.
     BadDigest,
+    /// An inventory of more rows than a set has.
+    OversizedInventory,
     /// A message that this version does not know.
     UnknownMessage,
     /// A kind of entry that this version does not know.
@@ -55,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::OversizedFrame,
         Self::DenseFrame,
         Self::MalformedFrame,
@@ -66,6 +68,7 @@ impl Fault {
         Self::OtherProtocol,
         Self::OtherCluster,
         Self::BadDigest,
+        Self::OversizedInventory,
         Self::UnknownMessage,
         Self::UnknownKind,
         Self::ForeignNonce,
@@ -87,6 +90,7 @@ impl Fault {
             Self::OtherProtocol => "other_protocol",
             Self::OtherCluster => "other_cluster",
             Self::BadDigest => "bad_digest",
+            Self::OversizedInventory => "oversized_inventory",
             Self::UnknownMessage => "unknown_message",
             Self::UnknownKind => "unknown_kind",
             Self::ForeignNonce => "foreign_nonce",
@@ -99,7 +103,7 @@ impl Fault {
     #[must_use]
     pub const fn close_code(self) -> CloseCode {
         match self {
-            Self::OversizedFrame | Self::DenseFrame => CloseCode::Size,
+            Self::OversizedFrame | Self::DenseFrame | Self::OversizedInventory => CloseCode::Size,
             Self::MalformedFrame | Self::BadDigest => CloseCode::Invalid,
             Self::TextFrame => CloseCode::Unsupported,
             _ => CloseCode::Protocol,

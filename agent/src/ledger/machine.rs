@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, OnDelete, SessionId, Watermark};
 use selvedge_protocol::{
-    ENCODINGS, InflateError, PROTOCOL_MAX, PROTOCOL_MIN,
+    ENCODINGS, InflateError, PROTOCOL_MAX, PROTOCOL_MIN, SET_BYTES, SET_ENTRIES,
     agent::{self as wire, to_agent::Message as FromHub, to_hub::Message as ToHub},
     convert, inflate,
 };
@@ -125,6 +125,8 @@ impl<S: Store> Machine<S> {
             redirects,
             entries: self.answered().count() as u64,
             encodings: ENCODINGS.map(Into::into).to_vec(),
+            max_entries: SET_ENTRIES,
+            max_bytes: SET_BYTES,
         };
         Ok((id, hello))
     }

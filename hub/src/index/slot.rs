@@ -49,6 +49,8 @@ pub enum Reason {
     Invalid,
     /// An entry would not fit into a frame.
     TooLarge,
+    /// The node's agent can hold no more entries.
+    TooMany,
 }
 
 impl Reason {
@@ -60,6 +62,7 @@ impl Reason {
             Self::MissingReference => "MissingReference",
             Self::Invalid => "Invalid",
             Self::TooLarge => "TooLarge",
+            Self::TooMany => "TooMany",
         }
     }
 }

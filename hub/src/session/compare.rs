@@ -8,10 +8,14 @@ use selvedge_model::{Digest, EntryKey, EntryKind, RowHash};
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent};
 use selvedge_protocol::{ANSWER_TIMEOUT, convert};
 
+use super::limit::MOST_ENTRIES;
 use super::restore::Origins;
 use super::{Answered, Closed, Output, Session, State, View, delta, part_of};
 use crate::faults::Fault;
 use crate::index::ObjectKey;
+
+/// Rows of one inventory: more than any agent has been given, also by a hub that gave it more than this one would.
+const MOST_ROWS: usize = 2 * MOST_ENTRIES;
 
 /// A comparison on the way.
 #[derive(Debug)]
@@ -78,6 +82,11 @@ impl Session {
         // An inventory that nobody asked for was on its way when the session went on.
         if !matches!(self.state, State::Comparing(_)) {
             return;
+        }
+        if let State::Comparing(comparing) = &self.state
+            && comparing.rows.len() + inventory.rows.len() > MOST_ROWS
+        {
+            return out.push(Output::Close(Closed::Broken(Fault::OversizedInventory)));
         }
         let (mut rows, mut origins) = (Vec::with_capacity(inventory.rows.len()), Origins::default());
         for row in &inventory.rows {

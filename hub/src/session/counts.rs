@@ -83,6 +83,9 @@ impl Session {
     fn entry_of(&self, key: &EntryKey, slot: Slot) -> Option<Entry> {
         let (desired, revision, held) = match slot {
             Slot::Absent => return None,
+            Slot::Present(_) if self.room.is_over(key) && !self.answered.contains_key(key) => {
+                (None, "".into(), Some(self.room.why()))
+            }
             Slot::Present(present) => (Some(present.body.hash), present.revision, None),
             Slot::Held(held) => (None, "".into(), Some(held)),
         };

@@ -5,14 +5,11 @@ use std::time::Instant;
 
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, HISTORY, ReferenceKind, Watermark};
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent};
-use selvedge_protocol::{ANSWER_TIMEOUT, MAX_DELTA_BYTES};
+use selvedge_protocol::{ANSWER_TIMEOUT, ENTRY_OVERHEAD, MAX_DELTA_BYTES};
 
 use super::{Answered, Output, Refusal, Session, View, part_of};
 use crate::index::{ObjectKey, Part, Present, Reason, Resource, Slot, Slots};
 use crate::removals::Removal;
-
-/// What an entry costs in a frame beside its body and names.
-const ENTRY_OVERHEAD: usize = 96;
 
 /// A delta that is not answered yet.
 #[derive(Debug)]
@@ -42,6 +39,10 @@ struct Draft {
     rows: Vec<(EntryKey, Option<Answered>)>,
     target: Digest,
     bytes: usize,
+    /// Of the rows, how many the agent did not have.
+    added: usize,
+    /// What there is no room for was found out.
+    measured: bool,
 }
 
 impl Draft {
@@ -107,6 +108,8 @@ impl Session {
             rows: Vec::new(),
             target: self.digest,
             bytes: 0,
+            added: 0,
+            measured: false,
         };
         let mut parts = BTreeSet::new();
         while let Some(part) = self.dirty.pop_first() {
@@ -169,6 +172,9 @@ impl Session {
         let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == ack.nonce) else { return };
         if delta.is_mark() {
             self.unmarked = None;
+        } else {
+            // What is answered may have made room.
+            self.dirty.extend(self.room.over().map(part_of));
         }
         for (key, row) in delta.rows {
             self.refused.remove(&key);
@@ -214,6 +220,7 @@ impl Session {
             self.refresh_pins(view);
         }
         let mut changes = self.differences(part, view);
+        self.limit(&mut changes, draft, view);
         changes.sort_by(|a, b| a.order().cmp(&b.order()));
         for change in changes {
             let bytes = change.bytes();
@@ -222,8 +229,9 @@ impl Session {
             }
             draft.bytes += bytes;
             let key = change.key().clone();
-            if let Some(old) = self.answered.get(&key) {
-                draft.target = draft.target.minus(old.row);
+            match self.answered.get(&key) {
+                Some(old) => draft.target = draft.target.minus(old.row),
+                None => draft.added += 1,
             }
             match change {
                 Change::Remove(_, old) => {
@@ -239,6 +247,35 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Takes out what the agent has no room for.
+    fn limit(&mut self, changes: &mut Vec<Change>, draft: &mut Draft, view: View<'_>) {
+        let new = |key: &EntryKey| !self.answered.contains_key(key);
+        let (mut entries, mut bytes) = (0, 0);
+        for change in changes.iter().filter(|change| matches!(change, Change::Upsert(..))) {
+            entries += usize::from(new(change.key()));
+            bytes += change.bytes() as u64;
+        }
+        if bytes == 0 {
+            return;
+        }
+        if !draft.measured && !self.room.takes(self.answered.len() + draft.added + entries, bytes) {
+            draft.measured = true;
+            let slots = view.index.set(&self.node, &self.pins);
+            // What it has and is not desired any more takes room until it is gone.
+            let gone = |key: &&EntryKey| !matches!(slots.get(*key), Some(Slot::Present(_)));
+            let beyond = self.answered.keys().filter(gone).count();
+            let drafted: BTreeSet<&EntryKey> = draft.rows.iter().map(|(key, _)| key).collect();
+            self.room.measure(&slots, |key| !new(key) || drafted.contains(key), beyond);
+        }
+        if !draft.measured {
+            return self.room.sent(bytes);
+        }
+        changes.retain(|change| match change {
+            Change::Upsert(key, _) => !self.room.is_over(key),
+            Change::Remove(..) => true,
+        });
     }
 
     /// What differs in one part between what is desired and what was answered. Held keys never do.

@@ -6,6 +6,7 @@ use selvedge_model::{Digest, SessionId, Watermark};
 use selvedge_protocol::agent::{self as wire, refused::Code};
 use selvedge_protocol::{HEARTBEAT, MAX_FRAME_BYTES, convert, negotiate};
 
+use super::limit::Limits;
 use crate::index::Node;
 
 /// What is known about who speaks, from its certificate and the caches.
@@ -43,6 +44,8 @@ pub struct Greeted {
     pub redirects: u32,
     /// Whether it reads deflated bodies.
     pub inflates: bool,
+    /// What it can hold.
+    pub limits: Limits,
 }
 
 /// How long an unknown node waits before it tries again: its EdgeNode may be on the way here.
@@ -113,5 +116,6 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
         heartbeat_ms: HEARTBEAT.as_millis() as u64,
         max_frame_bytes: MAX_FRAME_BYTES as u64,
     };
-    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects, inflates }, welcome))
+    let limits = Limits::of(hello.max_entries, hello.max_bytes);
+    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects, inflates, limits }, welcome))
 }

@@ -16,6 +16,7 @@ mod compare;
 mod counts;
 mod delta;
 pub mod greeting;
+pub mod limit;
 mod report;
 mod restore;
 
@@ -32,6 +33,7 @@ use crate::removals::Gate;
 use compare::Comparing;
 pub use counts::{Entry, Standing, Sync};
 use delta::InFlight;
+use limit::Room;
 pub use report::{Reported, verdict};
 
 /// Keys that are not known yet are waited for this long after a Hello (sync rule 2).
@@ -147,6 +149,7 @@ pub struct Session {
     redirects: u32,
     /// Whether the agent reads deflated bodies.
     inflates: bool,
+    room: Room,
     /// In which the agent was welcomed.
     epoch: u64,
     began: Instant,
@@ -199,6 +202,7 @@ impl Session {
             id: hello.session,
             redirects: hello.redirects,
             inflates: hello.inflates,
+            room: Room::of(hello.limits),
             epoch: hello.epoch,
             began: now,
             paused_before: false,
@@ -420,8 +424,10 @@ impl Session {
 
     /// Digest first: equal sets need one small frame, whatever the watermarks.
     fn begin(&mut self, slots: &Slots, view: View<'_>, out: &mut Vec<Output>) {
+        self.room.measure(slots, |_| false, 0);
+        let fits = slots.iter().filter(|(key, _)| !self.room.is_over(key));
         let rows: BTreeMap<_, _> =
-            slots.iter().filter_map(|(key, slot)| Some((key.clone(), delta::row(key, slot)?))).collect();
+            fits.filter_map(|(key, slot)| Some((key.clone(), delta::row(key, slot)?))).collect();
         let desired: Digest = rows.values().map(|row| row.row).collect();
         self.restores = view.index.restores();
         if desired == self.digest {

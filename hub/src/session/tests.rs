@@ -1,6 +1,7 @@
 //! Sessions against the agent's own ledger: whatever is cut, lost, repeated or restarted in between, the
 //! agent comes to what is desired, never takes anything older, and the digests agree.
 
+mod limit;
 mod restore;
 mod world;
 

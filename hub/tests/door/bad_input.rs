@@ -59,6 +59,7 @@ const PROBE: u64 = 8;
 enum Wrong {
     Frame(Message),
     Raw(&'static [u8]),
+    Frames(Vec<Message>),
 }
 
 fn says(message: Up) -> Wrong {
@@ -117,6 +118,17 @@ fn wrong(row: &str, hello: wire::Hello) -> (When, Wrong) {
         "an inventory with a bucket digest that is not 32 bytes" => {
             (When::Compared, inventory(Vec::new(), vec![vec![7; 33]; 256]))
         }
+        "an inventory of more than 131,072 rows" => {
+            let device = |number: usize| key(wire::EntryKind::Device.into(), &format!("d{number}"));
+            let frame = |frame: usize| {
+                let rows =
+                    (0..33_000).map(|row| row_of(device(33_000 * frame + row), hash.clone())).collect();
+                let inventory = wire::Inventory { rows, ..Default::default() };
+                let message = Some(Up::Inventory(inventory));
+                Message::Binary(encode(&wire::ToHub { message }))
+            };
+            (When::Compared, Wrong::Frames((0..4).map(frame).collect()))
+        }
         "a report with a hash that is not 32 bytes" => {
             (When::Live, report(WRONG, workload(), "a1", vec![7; 5]))
         }
@@ -159,6 +171,10 @@ impl Puppet {
         let _ = match wrong {
             Wrong::Frame(message) => {
                 timeout(SOON, self.socket.send(message)).await.expect("nothing is read").is_ok()
+            }
+            Wrong::Frames(messages) => {
+                let mut messages = futures::stream::iter(messages.into_iter().map(Ok));
+                timeout(SOON, self.socket.send_all(&mut messages)).await.expect("nothing is read").is_ok()
             }
             Wrong::Raw(bytes) => {
                 let stream = self.socket.get_mut();

@@ -10,6 +10,7 @@ use selvedge_hub::hub::Hub;
 use selvedge_hub::index::{Event, Pins, Resource, Slot};
 use selvedge_hub::metrics::Metrics;
 use selvedge_hub::session::greeting::Greeted;
+use selvedge_hub::session::limit::Limits;
 use selvedge_hub::session::{Reported, Session, View};
 use selvedge_hub::sessions::{Inbox, Seen};
 use selvedge_hub::status::Book;
@@ -92,6 +93,7 @@ fn open(hub: &Hub, now: Instant) -> Stalled {
         epoch: 0,
         redirects: 0,
         inflates: true,
+        limits: Limits::default(),
     };
     let seen = Seen { node: "n1".into(), uid: "u1".into(), id, serial: "01".into(), closed: false };
     let inbox = hub.sessions.open(seen).unwrap();

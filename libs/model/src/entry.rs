@@ -92,6 +92,20 @@ pub struct Reference {
     pub version: String,
 }
 
+impl Reference {
+    /// The key of the entry that carries it; none: of an unknown kind, or an optional one that does not exist.
+    #[must_use]
+    pub fn key(&self, namespace: &str) -> Option<EntryKey> {
+        let kind = ReferenceKind::ALL.into_iter().find(|kind| kind.name() == self.kind)?;
+        (!self.version.is_empty()).then(|| EntryKey {
+            kind: kind.entry(),
+            namespace: namespace.to_owned(),
+            name: self.name.clone(),
+            version: self.version.clone(),
+        })
+    }
+}
+
 /// An EdgeApplication, resolved for one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -109,17 +123,7 @@ impl WorkloadEntry {
     /// The keys of the entries that must be in the ledger before this workload can be in force. Unknown
     /// kinds and absent optional references have none.
     pub fn reference_keys<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = EntryKey> + 'a {
-        self.references.iter().filter(|reference| !reference.version.is_empty()).filter_map(
-            move |reference| {
-                let kind = ReferenceKind::ALL.into_iter().find(|kind| kind.name() == reference.kind)?;
-                Some(EntryKey {
-                    kind: kind.entry(),
-                    namespace: namespace.to_owned(),
-                    name: reference.name.clone(),
-                    version: reference.version.clone(),
-                })
-            },
-        )
+        self.references.iter().filter_map(move |reference| reference.key(namespace))
     }
 }
 

@@ -61,6 +61,12 @@ pub const MAX_ELEMENT_BYTES: usize = 4 * MAX_FRAME_BYTES;
 pub const MAX_DECODE_BYTES: usize = MAX_FRAME_BYTES + 4 * MAX_ELEMENT_BYTES;
 /// Sets of up to this many rows are compared whole, larger ones by bucket digests first (sync rule 5).
 pub const MAX_ROWS_AT_ONCE: usize = 256;
+/// What an agent holds of a set if its Hello says nothing else: 10,000 devices, and room to spare.
+pub const SET_ENTRIES: u64 = 16 * 1024;
+/// And of bytes: of bodies as JSON, with [`ENTRY_OVERHEAD`] for each.
+pub const SET_BYTES: u64 = 64 * 1024 * 1024;
+/// What an entry costs in a frame beside its body and names.
+pub const ENTRY_OVERHEAD: usize = 96;
 /// A delta that is not answered in this time closes the session (sync rule 6).
 pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How often both sides say that they live. Two missed heartbeats end a session. 15 s keeps idle

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::index::{Event, Index, ObjectKey, Resource};
 use crate::removals::Removals;
 use crate::session::greeting::Greeted;
+use crate::session::limit::Limits;
 use crate::session::{Reported, Session, View};
 use crate::status::{Begun, Book, Known, Recall, Target, Work, Written, work};
 
@@ -33,8 +34,15 @@ impl Stage {
         let mut watermark = Watermark::default();
         watermark.raise(&Resource::Devices.to_string(), devices_seen);
         let session = SessionId { counter: 1, nonce: 0 };
-        let greeted =
-            Greeted { session, digest: Digest::EMPTY, watermark, epoch: 0, redirects: 0, inflates: true };
+        let greeted = Greeted {
+            session,
+            digest: Digest::EMPTY,
+            watermark,
+            epoch: 0,
+            redirects: 0,
+            inflates: true,
+            limits: Limits::default(),
+        };
         let session = Session::new("n1".into(), "u1".into(), greeted, now);
         let (removals, recall) = (Removals::default(), Recall::default());
         let (index, book) = (Index::default(), Book::new("n1".into()));

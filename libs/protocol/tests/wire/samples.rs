@@ -69,6 +69,10 @@ fn up() -> Vec<(&'static str, Up)> {
                 ..Default::default()
             }),
         ),
+        (
+            "hello of an agent that says what it can hold",
+            Up::Hello(agent::Hello { max_entries: 200, max_bytes: 1 << 20, ..Default::default() }),
+        ),
         ("hello of a new agent", Up::Hello(agent::Hello { digest: hash(0), ..Default::default() })),
         (
             "hello with the largest numbers",
