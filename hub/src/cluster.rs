@@ -3,6 +3,7 @@
 //! In: the ConfigMap, looked at every few seconds. Out: [`Cluster`] in a watch channel, [`Marks`] in the index, and
 //! releases of held removals and, by a new epoch, of nodes that were paused after a restore.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::crd_check;
 use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::removals::Removals;
 
 /// Name of the ConfigMap.
 const NAME: &str = "selvedge-cluster";
@@ -82,6 +85,46 @@ impl Cluster {
     }
 }
 
+/// What cannot be read, so that each is said when it begins and when it is over, and not at every look.
+#[derive(Debug, Default)]
+struct Unreadable(BTreeSet<&'static str>);
+
+impl Unreadable {
+    /// Takes in how a part is read now; whether that is news.
+    fn note(&mut self, part: &'static str, unreadable: bool, metrics: &Metrics) -> bool {
+        metrics.cluster_unreadable.with_label_values(&[part]).set(unreadable.into());
+        let news = if unreadable { self.0.insert(part) } else { self.0.remove(part) };
+        if news && !unreadable {
+            tracing::info!(part, "ConfigMap {NAME} can be read again");
+        }
+        news && unreadable
+    }
+
+    /// Looks at an answer of the API server: the ConfigMap, none when there is none, or why it is not known.
+    fn look(&mut self, answer: Result<Option<&ConfigMap>, &str>, removals: &Removals, metrics: &Metrics) {
+        if self.note("object", answer.is_err(), metrics) {
+            tracing::warn!(error = answer.err(), "cannot read ConfigMap {NAME}: what is known of it holds");
+        }
+        let Ok(Some(map)) = answer else { return };
+        if self.note("identity", Cluster::read(map).is_none(), metrics) {
+            tracing::error!(
+                "clusterId, ca.crt or epoch of ConfigMap {NAME} is missing or cannot be read: what was read last holds"
+            );
+        }
+        if self.note("history", Marks::read(map).is_none(), metrics) {
+            tracing::error!("data.history or data.restored of ConfigMap {NAME} cannot be read");
+        }
+        let record = crd_check::remember(removals, map);
+        if self.note("crds", record.is_err(), metrics) {
+            tracing::warn!(
+                error = record.err().map(|error| chain(&error)),
+                "data.crds of ConfigMap {NAME} is no record: whether a CRD was created anew before this start is \
+                 not known"
+            );
+        }
+    }
+}
+
 /// Lets go on what waited for this change. A new epoch accepts a restore, and with it all that is gone by it.
 pub(crate) fn released(hub: &Hub, before: &Cluster, cluster: &Cluster) {
     if cluster.epoch > before.epoch {
@@ -104,44 +147,43 @@ pub async fn follow(
     token: CancellationToken,
 ) -> Result<(), BoxError> {
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
-    let mut said = false;
+    let (mut said, mut unreadable) = (false, Unreadable::default());
     loop {
         let asked = clock::now();
-        let answer = timeout(ANSWER, api.get_opt(NAME)).await;
-        if let Ok(Ok(Some(map))) = &answer {
-            crd_check::remember(&hub.removals, map);
-        }
-        let read = match answer {
-            Ok(Ok(map)) => Ok(map.as_ref().and_then(|map| Some((Cluster::read(map)?, Marks::read(map))))),
+        let answer = match timeout(ANSWER, api.get_opt(NAME)).await {
+            Ok(Ok(map)) => Ok(map),
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("no answer".to_owned()),
         };
-        match read {
-            Ok(Some((cluster, marks))) => {
-                let before = sender.borrow().clone();
-                match marks {
-                    Some(marks) => hub.read_marks(marks, clock::now()),
-                    None => tracing::error!(
-                        "data.history or data.restored of ConfigMap {namespace}/{NAME} cannot be read"
-                    ),
-                }
-                hub.set_cluster(&cluster, clock::now());
-                hub.epoch_read(asked);
-                if before.as_deref() != Some(&cluster) {
-                    if let Some(before) = before {
-                        released(&hub, &before, &cluster);
+        unreadable.look(
+            answer.as_ref().map(Option::as_ref).map_err(String::as_str),
+            &hub.removals,
+            &hub.metrics,
+        );
+        match &answer {
+            Ok(Some(map)) => {
+                if let Some(cluster) = Cluster::read(map) {
+                    let before = sender.borrow().clone();
+                    if let Some(marks) = Marks::read(map) {
+                        hub.read_marks(marks, clock::now());
                     }
-                    tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
-                    sender.send_replace(Some(Arc::new(cluster)));
+                    hub.set_cluster(&cluster, clock::now());
+                    hub.epoch_read(asked);
+                    if before.as_deref() != Some(&cluster) {
+                        if let Some(before) = before {
+                            released(&hub, &before, &cluster);
+                        }
+                        tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
+                        sender.send_replace(Some(Arc::new(cluster)));
+                    }
+                    hub.sessions.wake_waiting();
                 }
-                hub.sessions.wake_waiting();
             }
             Ok(None) if !said => {
                 said = true;
                 tracing::info!("waits for ConfigMap {namespace}/{NAME}, which the edgenode-controller makes");
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error, "cannot read ConfigMap {namespace}/{NAME}"),
+            _ => {}
         }
         let wait = if sender.borrow().is_some() { EVERY } else { EVERY_AT_FIRST };
         tokio::select! {
@@ -151,5 +193,39 @@ pub async fn follow(
             }
             () = token.cancelled() => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use prometheus::Registry;
+    use serde_json::json;
+
+    use super::Unreadable;
+    use crate::metrics::Metrics;
+    use crate::removals::Removals;
+
+    #[test]
+    fn what_cannot_be_read_is_news_once_and_counts_while_it_lasts() {
+        let (removals, metrics) = (Removals::default(), Metrics::new(&Registry::new()).unwrap());
+        let map = |history: &str, crds: &str| -> ConfigMap {
+            let data = json!({"clusterId": "c", "ca.crt": "-----BEGIN CERTIFICATE-----", "history": history, "crds": crds});
+            serde_json::from_value(json!({"data": data})).unwrap()
+        };
+        let mut unreadable = Unreadable::default();
+        let mut said = |answer: Result<Option<&ConfigMap>, &str>| {
+            unreadable.look(answer, &removals, &metrics);
+            let gauge = |part: &str| metrics.cluster_unreadable.with_label_values(&[part]).get();
+            ["object", "identity", "history", "crds"].map(gauge)
+        };
+        assert_eq!(said(Err("no answer")), [1, 0, 0, 0]);
+        assert_eq!(said(Ok(None)), [0, 0, 0, 0]);
+        assert_eq!(said(Ok(Some(&map("?", "?")))), [0, 0, 1, 1]);
+        // While nothing is known anew, what was wrong is wrong.
+        assert_eq!(said(Err("no answer")), [1, 0, 1, 1]);
+        assert_eq!(said(Ok(Some(&ConfigMap::default()))), [0, 1, 0, 0]);
+        assert!(!unreadable.note("identity", true, &metrics), "it is said at every look");
+        assert!(!unreadable.note("identity", false, &metrics) && unreadable.note("identity", true, &metrics));
     }
 }

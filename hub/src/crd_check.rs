@@ -71,22 +71,18 @@ pub async fn follow(client: Client, hub: Arc<Hub>, token: CancellationToken) -> 
 
 /// Takes in under which CRDs nodes have learned what they hold, as the EdgeNode controller records it. Without a
 /// record (an older controller, or none yet) this process knows what it has seen itself.
-pub fn remember(removals: &Removals, cluster: &ConfigMap) {
-    let Some(text) = cluster.data.as_ref().and_then(|data| data.get("crds")) else { return };
-    match serde_json::from_str::<CrdRecord>(text) {
-        Ok(record) => {
-            for crd in Crd::ALL {
-                if let Some(uid) = record.uids.get(crd.name()) {
-                    removals.learned_under(crd, uid);
-                }
-            }
+///
+/// # Errors
+/// When what stands there is no record.
+pub fn remember(removals: &Removals, cluster: &ConfigMap) -> Result<(), serde_json::Error> {
+    let Some(text) = cluster.data.as_ref().and_then(|data| data.get("crds")) else { return Ok(()) };
+    let record: CrdRecord = serde_json::from_str(text)?;
+    for crd in Crd::ALL {
+        if let Some(uid) = record.uids.get(crd.name()) {
+            removals.learned_under(crd, uid);
         }
-        Err(error) => tracing::warn!(
-            error = chain(&error),
-            "data.crds of ConfigMap selvedge-cluster is no record: whether a CRD was created anew before this start \
-             is not known"
-        ),
     }
+    Ok(())
 }
 
 async fn read(api: &Api<CustomResourceDefinition>, hub: &Hub, crd: Crd) -> Option<CrdState> {

@@ -78,6 +78,8 @@ pub struct Metrics {
     pub index_objects: IntGaugeVec,
     /// Proofs of a restored API server.
     pub restores: IntCounter,
+    /// Parts of the ConfigMap `selvedge-cluster` that cannot be read.
+    pub cluster_unreadable: IntGaugeVec,
     /// How late the event loop is.
     pub lateness: Histogram,
 }
@@ -184,6 +186,11 @@ impl Metrics {
             joins: counters("joins_total", "Join requests by result.", &["result"])?,
             index_objects: gauges("index_objects", "Objects held in the index, by resource.", &["resource"])?,
             restores: counter("restores_total", "Proofs that the API server's state was restored.")?,
+            cluster_unreadable: gauges(
+                "cluster_unreadable",
+                "1 while a part of the ConfigMap selvedge-cluster cannot be read: object, identity, history or crds.",
+                &["part"],
+            )?,
             // 0.1 ms to 3 s.
             lateness: seconds(
                 "loop_lateness_seconds",
@@ -223,6 +230,7 @@ impl Metrics {
             Box::new(self.joins.clone()),
             Box::new(self.index_objects.clone()),
             Box::new(self.restores.clone()),
+            Box::new(self.cluster_unreadable.clone()),
             Box::new(self.lateness.clone()),
         ]
     }
