@@ -125,6 +125,8 @@ async fn http(stream: Stream, peer: Option<Peer>, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_buf_size(HTTP_BUFFER)
+        // Agents have the hub's time from its Welcome.
+        .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // The deadline is over the whole connection, idle times included: sessions take it over, joins are
