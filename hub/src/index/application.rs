@@ -51,11 +51,15 @@ pub struct Revision {
     resolved: Mutex<Vec<Resolved>>,
 }
 
+/// What a revision names, in its order; none: it is optional and not there.
+type Named<'a> = Vec<Option<&'a Version>>;
+
 /// One body of a revision and what it was made with.
 #[derive(Debug)]
 struct Resolved {
     overrides: Vec<bool>,
-    references: Vec<Reference>,
+    /// Of what the revision names, in its order; none: it is optional and not there.
+    versions: Vec<Option<Arc<str>>>,
     body: Arc<Body>,
 }
 
@@ -204,9 +208,15 @@ impl Index {
     }
 
     fn revision(&self, application: &ObjectKey, name: &str) -> Option<&Revision> {
+        self.named_revision(application, name).map(|(_, revision)| revision)
+    }
+
+    /// A revision of an application, and its name as all share it.
+    fn named_revision(&self, application: &ObjectKey, name: &str) -> Option<(&Arc<str>, &Revision)> {
         self.revisions
-            .get(&ObjectKey { namespace: application.namespace.clone(), name: name.into() })
-            .filter(|revision| *revision.application == *application.name)
+            .get_key_value(&ObjectKey { namespace: application.namespace.clone(), name: name.into() })
+            .filter(|(_, revision)| *revision.application == *application.name)
+            .map(|(key, revision)| (&key.name, revision))
     }
 
     fn target_of(&self, node: &str, application: &ObjectKey) -> Option<(&Node, &Revision)> {
@@ -240,8 +250,8 @@ impl Index {
                 continue;
             }
             let slot = match self.resolve(node, key, pins) {
-                Ok(Some((present, references))) => {
-                    for version in references {
+                Ok(Some((present, versions))) => {
+                    for version in versions.into_iter().flatten() {
                         let present = Present {
                             body: version.body.clone(),
                             uid: version.uid.clone(),
@@ -287,7 +297,7 @@ impl Index {
         node_name: &str,
         key: &ObjectKey,
         pins: &Pins,
-    ) -> Result<Option<(Present, Vec<&Version>)>, Slot> {
+    ) -> Result<Option<(Present, Named<'_>)>, Slot> {
         let unresolved = |message: String| Slot::held(Reason::Unresolved, message);
         let Some(node) = self.nodes.get(node_name) else { return Err(unknown_node(node_name)) };
         let Some(application) = self.applications.get(key) else { return Ok(None) };
@@ -298,7 +308,7 @@ impl Index {
         if name != target {
             self.remember_pin(node_name, ObjectKey { namespace: key.namespace.clone(), name: name.into() });
         }
-        let revision = self.revision(key, name).ok_or_else(|| {
+        let (name, revision) = self.named_revision(key, name).ok_or_else(|| {
             unresolved(format!("ControllerRevision {}/{name} does not exist", key.namespace))
         })?;
         if let Some(fault) = &revision.fault {
@@ -316,10 +326,10 @@ impl Index {
                 key.namespace
             )));
         }
-        let (references, versions) = self.references(&key.namespace, revision)?;
-        let body = self.workload_body(name, revision, node, references);
+        let versions = self.references(&key.namespace, revision)?;
+        let body = self.workload_body(name, revision, node, &versions);
         let (uid, source_revision) = (application.uid.clone(), application.revision);
-        Ok(Some((Present { body, uid, source_revision, revision: name.into() }, versions)))
+        Ok(Some((Present { body, uid, source_revision, revision: name.clone() }, versions)))
     }
 
     /// A late node was resolved with this revision, so what becomes of it touches the node, too.
@@ -332,45 +342,32 @@ impl Index {
         }
     }
 
-    fn references(
-        &self,
-        namespace: &Arc<str>,
-        revision: &Revision,
-    ) -> Result<(Vec<Reference>, Vec<&Version>), Slot> {
-        let (mut references, mut versions) = (Vec::new(), Vec::new());
-        for ((kind, name), optional) in &revision.references {
+    /// What a revision names, as it stands.
+    fn references<'a>(&'a self, namespace: &Arc<str>, revision: &Revision) -> Result<Named<'a>, Slot> {
+        let found = revision.references.iter().map(|((kind, name), optional)| {
             let of = kind.name();
-            let version = match self.reference(*kind, namespace, name)? {
-                Some(version) if version.body.bytes.len() > MAX_BODY_BYTES => {
-                    return Err(Slot::held(
-                        Reason::TooLarge,
-                        format!(
-                            "{of} {namespace}/{name} takes {} bytes on its way to a node, and {MAX_BODY_BYTES} are the \
-                             limit: split it{}",
-                            version.body.bytes.len(),
-                            if *kind == ReferenceKind::ConfigMap {
-                                ", or put what is not text into binaryData"
-                            } else {
-                                ""
-                            },
-                        ),
-                    ));
-                }
-                Some(version) => {
-                    versions.push(version);
-                    version.version.to_string()
-                }
-                None if *optional => String::new(),
-                None => {
-                    return Err(Slot::held(
-                        Reason::MissingReference,
-                        format!("{of} {namespace}/{name} does not exist"),
-                    ));
-                }
-            };
-            references.push(Reference { kind: of.into(), name: name.clone(), version });
-        }
-        Ok((references, versions))
+            match self.reference(*kind, namespace, name)? {
+                Some(version) if version.body.bytes.len() > MAX_BODY_BYTES => Err(Slot::held(
+                    Reason::TooLarge,
+                    format!(
+                        "{of} {namespace}/{name} takes {} bytes on its way to a node, and {MAX_BODY_BYTES} are the \
+                         limit: split it{}",
+                        version.body.bytes.len(),
+                        if *kind == ReferenceKind::ConfigMap {
+                            ", or put what is not text into binaryData"
+                        } else {
+                            ""
+                        },
+                    ),
+                )),
+                None if !*optional => Err(Slot::held(
+                    Reason::MissingReference,
+                    format!("{of} {namespace}/{name} does not exist"),
+                )),
+                version => Ok(version),
+            }
+        });
+        found.collect()
     }
 
     fn workload_body(
@@ -378,19 +375,28 @@ impl Index {
         name: &str,
         revision: &Revision,
         node: &Node,
-        references: Vec<Reference>,
+        versions: &[Option<&Version>],
     ) -> Arc<Body> {
         let overrides: Vec<bool> =
             revision.overrides.iter().map(|o| o.selector.matches(&node.labels)).collect();
+        let versions: Vec<_> =
+            versions.iter().map(|version| version.map(|version| version.version.clone())).collect();
         let mut resolved = revision.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = resolved.iter().find(|r| r.overrides == overrides && r.references == references)
-        {
+        if let Some(found) = resolved.iter().find(|r| r.overrides == overrides && r.versions == versions) {
             return found.body.clone();
         }
         let mut template = revision.template.clone();
         overrides::apply(&mut template, &revision.overrides, &node.labels);
+        let named = revision.references.keys().zip(&versions);
+        let references: Vec<Reference> = named
+            .map(|((kind, name), version)| Reference {
+                kind: kind.name().into(),
+                name: name.clone(),
+                version: version.as_deref().unwrap_or_default().to_owned(),
+            })
+            .collect();
         let body = self.bodies.of(&json!({"revision": name, "references": references, "template": template}));
-        resolved.push(Resolved { overrides, references, body: body.clone() });
+        resolved.push(Resolved { overrides, versions, body: body.clone() });
         body
     }
 
