@@ -22,6 +22,8 @@ fn main() -> Result<(), Error> {
     prost_build::Config::new()
         .bytes([".selvedge.agent.v1.Upsert.body"])
         .skip_debug([".selvedge.agent.v1.Upsert"])
+        // The hub knows by a hash whether a report is news.
+        .type_attribute(".selvedge.agent.v1.DeviceState", "#[derive(Eq, Hash)]")
         .compile_fds(set)?;
     Ok(())
 }

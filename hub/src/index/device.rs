@@ -45,7 +45,7 @@ pub struct Device {
 }
 
 /// How one device stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct DeviceStands {
     /// It answers.
     pub connected: bool,
@@ -206,12 +206,11 @@ impl Index {
         Some(DeviceStands { connected: device.ready, applied: device.applied })
     }
 
-    /// Uid, generation and resolved body (null: none) of a Device, for its status.
+    /// Uid, generation and resolved body of a Device, for its status.
     #[must_use]
-    pub fn device_source(&self, key: &ObjectKey) -> Option<(Arc<str>, i64, Value)> {
+    pub fn device_source(&self, key: &ObjectKey) -> Option<(Arc<str>, i64, Option<Arc<Body>>)> {
         let device = self.devices.get(key)?;
-        let body = device.resolved.as_ref().ok().and_then(|body| serde_json::from_slice(&body.bytes).ok());
-        Some((device.uid.clone(), device.generation, body.unwrap_or_default()))
+        Some((device.uid.clone(), device.generation, device.resolved.as_ref().ok().cloned()))
     }
 }
 

@@ -28,7 +28,7 @@ impl Present {
 }
 
 /// Why a key is held: the agent keeps what it has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// For conditions, in CamelCase.
     pub reason: Reason,
@@ -37,7 +37,7 @@ pub struct Held {
 }
 
 /// Reasons for holding a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Something that will be known soon (a cache that is still filling) is not known yet.
     Unknown,

@@ -10,7 +10,7 @@ use crate::index::{Held, Slot};
 use crate::removals::CHECKING_CRD;
 
 /// One entry of the node's set.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Entry {
     /// Content that it should have; none: held.
     pub desired: Option<ContentHash>,
@@ -25,7 +25,7 @@ pub struct Entry {
 }
 
 /// Why a node is not in sync, before what its entries say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sync {
     /// Nothing stands in the way.
     Ok,

@@ -2,15 +2,17 @@
 //!
 //! In: reports, news of where the node stands, ends of writes. Out: [`Job`]s to begin now, verdicts. Pure.
 //!
-//! An object that is at rest costs a hash of what its status says, and its last report as it came over the wire.
+//! An object that is at rest costs a hash of the facts that its status says, and its last report as it came over the
+//! wire.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
-use selvedge_model::{ContentHash, EntryKey, EntryKind, RowHash};
+use selvedge_model::{ContentHash, EntryKey, EntryKind};
 use selvedge_protocol::agent::{self as wire, entry_report::State, verdict::Code};
 
 use super::write::Written;
@@ -75,7 +77,7 @@ struct Said {
     /// resourceVersion by that write.
     revision: u64,
     /// See [`Book::says`].
-    what: ContentHash,
+    facts: u64,
 }
 
 /// What the agent said of an entry last.
@@ -105,8 +107,8 @@ struct Object {
     waiting: BTreeMap<EntryKey, Unanswered>,
     /// Those of the write under way; none: no write is.
     writing: Option<BTreeMap<EntryKey, Unanswered>>,
-    /// What that write will make the status say.
-    saying: Option<ContentHash>,
+    /// The facts that the status will say by that write.
+    saying: Option<u64>,
     /// When it must be written.
     due: Option<Instant>,
 }
@@ -117,6 +119,8 @@ pub struct Book {
     node: Target,
     /// Those that have something to be written.
     objects: BTreeMap<Target, Object>,
+    /// Hashes names and facts, with a key that nobody knows: nobody can make two with one hash.
+    hashes: RandomState,
     /// Those that are written, by name.
     said: HashMap<Name, Said>,
     /// Last reports on workloads and devices as they came, by name.
@@ -134,13 +138,7 @@ pub struct Book {
 }
 
 /// Names an entry in little space: a hash of its key.
-type Name = [u8; 16];
-
-fn name(key: &EntryKey) -> Name {
-    let mut name = Name::default();
-    name.copy_from_slice(&RowHash::of(key, "", &ContentHash([0; 32])).0[..16]);
-    name
-}
+type Name = u64;
 
 impl Book {
     /// An empty book of a node.
@@ -149,6 +147,7 @@ impl Book {
         Self {
             node: Target::Node(node),
             objects: BTreeMap::new(),
+            hashes: RandomState::new(),
             said: HashMap::new(),
             told: HashMap::new(),
             seq: 0,
@@ -191,14 +190,18 @@ impl Book {
         }
     }
 
+    fn name(&self, key: &EntryKey) -> Name {
+        self.hashes.hash_one(key)
+    }
+
     fn tell(&mut self, key: &EntryKey, told: Told) {
-        self.told.insert(name(key), told.encode());
+        self.told.insert(self.name(key), told.encode());
     }
 
     /// What the agent said of an entry last in this session.
     #[must_use]
     pub fn told(&self, key: &EntryKey) -> Option<Told> {
-        Told::decode(self.told.get(&name(key))?)
+        Told::decode(self.told.get(&self.name(key))?)
     }
 
     /// Devices as reported, for the node's status, if that was of the Device there `is`.
@@ -256,6 +259,8 @@ impl Book {
 
     /// Forgets what left the node's set: all but these.
     pub fn retain<'a>(&mut self, kept: impl IntoIterator<Item = &'a EntryKey>) {
+        let hashes = &self.hashes;
+        let name = |key: &EntryKey| hashes.hash_one(key);
         let kept: HashSet<Name> = kept.into_iter().map(name).collect();
         self.told.retain(|name, _| kept.contains(name));
         let (told, node) = (&self.told, name(&self.node.entry()));
@@ -314,14 +319,16 @@ impl Book {
         known
     }
 
-    /// Whether the status of a job's object says `what` already, by a write of this session after which nobody
-    /// wrote. `seen` is the object's resourceVersion as its watch has brought it.
-    pub fn says(&mut self, target: &Target, what: ContentHash, seen: Option<u64>) -> bool {
+    /// Whether the status of a job's object says these facts already, by a write of this session after which nobody
+    /// wrote: over what this session wrote the same facts give the same status again. `seen` is the object's
+    /// resourceVersion as its watch has brought it.
+    pub fn says(&mut self, target: &Target, facts: impl Hash, seen: Option<u64>) -> bool {
+        let facts = self.hashes.hash_one(facts);
         if let Some(object) = self.objects.get_mut(target) {
-            object.saying = Some(what);
+            object.saying = Some(facts);
         }
-        let said = self.said.get(&name(&target.entry()));
-        said.is_some_and(|said| said.what == what && seen.is_none_or(|seen| seen <= said.revision))
+        let said = self.said.get(&self.name(&target.entry()));
+        said.is_some_and(|said| said.facts == facts && seen.is_none_or(|seen| seen <= said.revision))
     }
 
     /// A write ended: the verdicts on the reports in it.
@@ -329,14 +336,14 @@ impl Book {
         let Some(object) = self.objects.get_mut(target) else { return Vec::new() };
         let saying = object.saying.take();
         match (written.code, &written.known, saying) {
-            (Some(Code::Written), Some(known), Some(what)) => {
-                let said = Said { revision: known.revision(), what };
-                self.said.insert(name(&target.entry()), said);
+            (Some(Code::Written), Some(known), Some(facts)) => {
+                let said = Said { revision: known.revision(), facts };
+                self.said.insert(self.hashes.hash_one(target.entry()), said);
             }
             // It said so before.
             (Some(Code::Written), ..) => {}
             _ => {
-                self.said.remove(&name(&target.entry()));
+                self.said.remove(&self.hashes.hash_one(target.entry()));
             }
         }
         let mut verdicts = Vec::new();

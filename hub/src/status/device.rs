@@ -10,23 +10,22 @@ use super::{line, reason};
 use crate::session::Entry;
 
 /// What is known of a device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Facts {
     /// Its entry in the node's set.
     pub entry: Entry,
-    /// The entry's body: names in the model's order, and what is desired.
-    pub body: Value,
     /// metadata.generation of what the entry was made from.
     pub generation: i64,
     /// What the agent reported last, and the content that was in force then.
     pub reported: Option<(wire::DeviceState, Option<ContentHash>)>,
 }
 
-/// The fields of status that the hub owns, over the status as it is.
+/// The fields of status that the hub owns, over the status as it is. `body` is that of the entry: names in the
+/// model's order, and what is desired; null when the entry is held.
 #[must_use]
-pub fn compose(facts: &Facts, current: &Value, now: Timestamp) -> Value {
+pub fn compose(facts: &Facts, body: &Value, current: &Value, now: Timestamp) -> Value {
     let mut mine = Map::new();
-    let mut conditions = vec![synced(facts, now)];
+    let mut conditions = vec![synced(facts, body, now)];
     let in_force = facts.reported.as_ref().and_then(|(_, content)| *content);
     let answers = facts.entry.desired.is_some() && in_force == facts.entry.desired;
     if answers {
@@ -36,7 +35,7 @@ pub fn compose(facts: &Facts, current: &Value, now: Timestamp) -> Value {
         let (ok, why) =
             if state.connected { (true, "Connected") } else { (false, reason(&state.reason, "Unreachable")) };
         conditions.push(condition("Ready", Some(ok), why, &state.message, observed(facts), now));
-        let properties = properties(facts, state, current, answers);
+        let properties = properties(facts, body, state, current, answers);
         mine.insert("summary".into(), summary(&properties).into());
         mine.insert("properties".into(), Value::Array(properties));
     }
@@ -48,12 +47,16 @@ fn observed(facts: &Facts) -> Option<i64> {
     Some(facts.generation).filter(|generation| *generation > 0)
 }
 
-fn synced(facts: &Facts, now: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
-    let (status, why, message) = sync(facts);
+fn synced(
+    facts: &Facts,
+    body: &Value,
+    now: Timestamp,
+) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
+    let (status, why, message) = sync(facts, body);
     condition("Synced", Some(status), why, message, observed(facts), now)
 }
 
-fn sync(facts: &Facts) -> (bool, &str, String) {
+fn sync<'a>(facts: &'a Facts, body: &Value) -> (bool, &'a str, String) {
     let entry = &facts.entry;
     if let Some(held) = &entry.held {
         return (false, held.reason.name(), held.message.clone());
@@ -70,7 +73,7 @@ fn sync(facts: &Facts) -> (bool, &str, String) {
     if *in_force != entry.desired {
         return (false, "Applying", "the node has it and has not put it into force".into());
     }
-    let desired = |name: &str| wanted(&facts.body, name).is_some();
+    let desired = |name: &str| wanted(body, name).is_some();
     match state.properties.iter().find(|property| !property.error.is_empty() && desired(&property.name)) {
         Some(property) => (false, "WriteFailed", format!("{}: {}", property.name, property.error)),
         None => (true, "Applied", String::new()),
@@ -83,8 +86,14 @@ fn wanted<'a>(body: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// In the model's order; what the model does not have (any more) comes last.
-fn properties(facts: &Facts, state: &wire::DeviceState, current: &Value, answers: bool) -> Vec<Value> {
-    let order = facts.body["properties"].as_array().map(Vec::as_slice).unwrap_or_default();
+fn properties(
+    facts: &Facts,
+    body: &Value,
+    state: &wire::DeviceState,
+    current: &Value,
+    answers: bool,
+) -> Vec<Value> {
+    let order = body["properties"].as_array().map(Vec::as_slice).unwrap_or_default();
     let place = |name: &str| order.iter().position(|property| property["name"] == name).unwrap_or(usize::MAX);
     let mut reported: Vec<_> = state.properties.iter().collect();
     reported.sort_by_key(|property| place(&property.name));

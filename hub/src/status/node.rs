@@ -1,6 +1,7 @@
 //! What the status of an EdgeNode should be.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use jiff::Timestamp;
 use selvedge_model::{ContentHash, EntryKey, EntryKind};
@@ -28,6 +29,33 @@ pub struct Facts {
     pub devices: BTreeMap<EntryKey, DeviceStands>,
     /// Two machines bear the node's identity.
     pub duplicate: bool,
+}
+
+/// What [`compose`] reads of them, and no more: in which content something is desired is not in it, only whether
+/// that is in force.
+impl Hash for Facts {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.duplicate, &self.machine, &self.standing.sync).hash(state);
+        self.standing.entries.len().hash(state);
+        for (key, entry) in &self.standing.entries {
+            (key.kind, entry.delivered, &entry.held, &entry.refused).hash(state);
+            if entry.held.is_some() || entry.refused.is_some() {
+                key.hash(state);
+            }
+            match key.kind {
+                EntryKind::Workload => {
+                    (&key.namespace, &key.name, &entry.revision).hash(state);
+                    let said = self.workloads.get(key).map(|(said, content)| {
+                        let in_force = *content == entry.desired;
+                        (in_force, said.phase, &said.revision, &said.reason, &said.message)
+                    });
+                    said.hash(state);
+                }
+                EntryKind::Device => self.devices.get(key).hash(state),
+                EntryKind::NodeSettings | EntryKind::ConfigMap | EntryKind::Secret => {}
+            }
+        }
+    }
 }
 
 /// How one entry stands.

@@ -2,6 +2,7 @@ mod anew;
 mod writes;
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -43,13 +44,17 @@ fn boiler(in_force: ContentHash, error: &str) -> device::Facts {
         properties: vec![property("setpoint", "60", "60"), property("temperature", "21.4", "")],
         ..Default::default()
     };
+    device::Facts { entry: entry(), generation: 3, reported: Some((state, Some(in_force))) }
+}
+
+fn compose_boiler(facts: &device::Facts) -> Value {
     let body = json!({"properties": [{"name": "temperature"}, {"name": "setpoint", "desired": 60}]});
-    device::Facts { entry: entry(), body, generation: 3, reported: Some((state, Some(in_force))) }
+    device::compose(facts, &body, &Value::Null, now())
 }
 
 #[test]
 fn a_device_is_synced_when_what_is_desired_is_in_force_and_not_before() {
-    let status = device::compose(&boiler(WANTED, ""), &Value::Null, now());
+    let status = compose_boiler(&boiler(WANTED, ""));
     assert_eq!(condition(&status, "Synced"), ("True", "Applied"));
     assert_eq!(condition(&status, "Ready"), ("True", "Connected"));
     assert_eq!(
@@ -61,23 +66,20 @@ fn a_device_is_synced_when_what_is_desired_is_in_force_and_not_before() {
         json!({"name": "setpoint", "reported": 60, "time": "2026-01-01T00:00:00Z", "desired": 60, "generation": 3})
     );
 
-    let status = device::compose(&boiler(OLDER, ""), &Value::Null, now());
+    let status = compose_boiler(&boiler(OLDER, ""));
     assert_eq!(condition(&status, "Synced"), ("False", "Applying"));
     assert_eq!(
         (&status["observedGeneration"], &status["properties"][1]["generation"]),
         (&Value::Null, &Value::Null)
     );
 
-    let status = device::compose(&boiler(WANTED, "the register is read-only"), &Value::Null, now());
+    let status = compose_boiler(&boiler(WANTED, "the register is read-only"));
     assert_eq!(condition(&status, "Synced"), ("False", "WriteFailed"));
 
     let mut held = boiler(WANTED, "");
     held.entry.held =
         Some(Held { reason: Reason::MissingReference, message: "DeviceModel shop/x does not exist".into() });
-    assert_eq!(
-        condition(&device::compose(&held, &Value::Null, now()), "Synced"),
-        ("False", "MissingReference")
-    );
+    assert_eq!(condition(&compose_boiler(&held), "Synced"), ("False", "MissingReference"));
 }
 
 fn web() -> EntryKey {
@@ -161,6 +163,42 @@ fn a_held_application_says_why() {
         (&json!("Held"), &json!("web-1"))
     );
     assert_eq!(condition(&status, "Synced"), ("False", "MissingReference"));
+}
+
+#[test]
+fn facts_have_one_hash_if_and_only_if_they_say_the_same() {
+    let hashes = std::hash::RandomState::new();
+    let running = || shop(Some(wire::Phase::Running));
+    let mut changed = running();
+    changed.standing.entries.insert(web(), Entry { desired: Some(OLDER), ..entry() });
+    changed.workloads.values_mut().for_each(|(_, content)| *content = Some(OLDER));
+    let mut undelivered = running();
+    undelivered.standing.entries.insert(web(), Entry { delivered: false, ..entry() });
+    let mut applying = running();
+    applying.workloads.values_mut().for_each(|(_, content)| *content = Some(OLDER));
+    let mut unreachable = running();
+    unreachable.devices.values_mut().for_each(|device| device.connected = false);
+    let refused = Some(("Invalid".to_owned(), "no such image".to_owned()));
+    let mut broken = running();
+    broken.standing.entries.insert(web(), Entry { refused, ..entry() });
+    let mut waiting = running();
+    waiting.standing.sync = Sync::CatchingUp;
+    let others = [
+        undelivered,
+        applying,
+        unreachable,
+        broken,
+        waiting,
+        shop(Some(wire::Phase::Failed)),
+        node::Facts { machine: None, ..running() },
+        node::Facts { duplicate: true, ..running() },
+    ];
+    let says = |facts: &node::Facts| node::compose(facts, &Value::Null, now());
+    let same = |facts: &node::Facts| hashes.hash_one(facts) == hashes.hash_one(running());
+    assert!(same(&changed) && says(&changed) == says(&running()));
+    for other in others {
+        assert!(!same(&other) && says(&other) != says(&running()), "{other:?}");
+    }
 }
 
 fn report(seq: u64) -> Reported {

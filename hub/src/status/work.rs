@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use selvedge_model::{ContentHash, EntryKind, canonical_json};
+use selvedge_model::EntryKind;
 use selvedge_protocol::agent::{entry_report::State, verdict::Code};
 use serde_json::Value;
 
@@ -42,10 +42,12 @@ pub fn work(
     if !book.sort_out(&target, view.now, |key, uid| session.is_gone(key, uid, view)) {
         return Begun::Later;
     }
-    let (uid, compose): (Arc<str>, At) = match &target {
+    let seen = index.source_revision(session.node(), &target.entry());
+    let (says, uid, compose): (bool, Arc<str>, At) = match &target {
         Target::Node(_) => {
             let facts = node_facts(book, session, view, duplicate);
-            (session.uid().clone(), Box::new(move |current, now| node::compose(&facts, current, now)))
+            let says = book.says(&target, &facts, seen);
+            (says, session.uid().clone(), Box::new(move |current, now| node::compose(&facts, current, now)))
         }
         Target::Device(key) => {
             let entry_key = device_entry(key);
@@ -64,14 +66,16 @@ pub fn work(
                 State::Device(state) => Some((state, told.content)),
                 _ => None,
             });
-            let facts = device::Facts { entry, body, generation, reported };
-            (uid, Box::new(move |current, now| device::compose(&facts, current, now)))
+            let facts = device::Facts { entry, generation, reported };
+            let says = book.says(&target, &facts, seen);
+            let compose = move |current: &Value, now| {
+                let body = body.as_ref().and_then(|body| serde_json::from_slice(&body.bytes).ok());
+                device::compose(&facts, &body.unwrap_or_default(), current, now)
+            };
+            (says, uid, Box::new(compose))
         }
     };
-    let seen = index.source_revision(session.node(), &target.entry());
-    // Composed over nothing: over what this session wrote the same facts give the same status again.
-    let what = ContentHash::of_canonical(&canonical_json(&compose(&Value::Null, Timestamp::UNIX_EPOCH)));
-    if book.says(&target, what, seen) {
+    if says {
         return Begun::Ended(
             target,
             Written { code: Some(Code::Written), reason: "", known: None, newer: None },

@@ -133,7 +133,9 @@ impl Drive {
         self.follow(outputs, socket).await?;
         loop {
             self.look();
-            self.begin_writes();
+            for (target, written) in self.begin_writes() {
+                self.written(target, written, socket).await?;
+            }
             let waits = self.session.waits() || self.orphan;
             if !self.inbox.waits.swap(waits, Ordering::Relaxed) && waits {
                 // What it waits for may have come before anybody could know that it waits.
@@ -171,7 +173,8 @@ impl Drive {
                     self.part(socket).await?;
                 }
                 Some(written) = self.writes.join_next(), if !self.writes.is_empty() => {
-                    self.written(written, socket).await?;
+                    let (target, written) = written.map_err(|_| Ended::Said("a status write panicked"))?;
+                    self.written(target, written, socket).await?;
                 }
                 () = self.turn.come() => {
                     let outputs = self.admitted();

@@ -20,11 +20,13 @@ impl Drive {
         self.book.due().filter(|_| self.writes.len() < WRITES && self.hub.client.is_some())
     }
 
-    pub(super) fn begin_writes(&mut self) {
-        let Some(client) = self.hub.client.clone() else { return };
+    /// Begins the writes that are due; what of them ended at once, because there was nothing to write.
+    pub(super) fn begin_writes(&mut self) -> Vec<(Target, Written)> {
+        let mut ended = Vec::new();
+        let Some(client) = self.hub.client.clone() else { return ended };
         let now = clock::now();
         if self.book.due().is_none_or(|due| due > now) {
-            return;
+            return ended;
         }
         let free = WRITES.saturating_sub(self.writes.len());
         for job in self.book.jobs(now, free) {
@@ -40,13 +42,14 @@ impl Drive {
                     if written.code == Some(wire::verdict::Code::Written) {
                         hub.metrics.status_writes.with_label_values(&["unchanged"]).inc();
                     }
-                    self.writes.spawn(std::future::ready((target, written)));
+                    ended.push((target, written));
                 }
                 Begun::Later => {}
             }
         }
         let coalesced = std::mem::take(&mut self.book.coalesced);
         self.hub.metrics.status_coalesced.inc_by(coalesced);
+        ended
     }
 
     /// What a job writes, of what is known now.
@@ -70,10 +73,10 @@ impl Drive {
 
     pub(super) async fn written(
         &mut self,
-        written: Result<(Target, Written), tokio::task::JoinError>,
+        target: Target,
+        written: Written,
         socket: &mut Socket,
     ) -> Result<(), Ended> {
-        let (target, written) = written.map_err(|_| Ended::Said("a status write panicked"))?;
         if written.code == Some(wire::verdict::Code::Refused) {
             self.tell_refused(&target, written.reason);
         }
