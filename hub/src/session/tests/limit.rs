@@ -44,7 +44,7 @@ fn connect(agent: &mut Machine<MemoryStore>, index: &Index, limits: (u64, u64), 
 impl Pair {
     fn new(devices: &[&str], limits: (u64, u64)) -> Self {
         let mut index = listed();
-        index.set_cluster(CLUSTER, 0);
+        index.set_cluster(CLUSTER, 0, crate::clock::now());
         let mut agent = Machine::open(MemoryStore::default(), "1", CLUSTER).unwrap();
         let mut apply = |resource, object| drop(index.apply(Event::Applied(resource, object)));
         apply(
