@@ -33,7 +33,7 @@ pub struct Replica {
     pub loops: BTreeMap<Resource, Loop>,
     /// It cannot reach the API server.
     pub cut_off: bool,
-    /// ConfigMaps that were read before their watch had brought them.
+    /// ConfigMaps and Secrets that are to be fetched: not yet, or read before their watch had brought them.
     pub early: Vec<(Resource, ObjectKey)>,
     turns: u64,
 }
@@ -53,6 +53,8 @@ pub struct Loop {
     poke: Poke,
     /// It was said, and it has not noticed yet.
     outdated: bool,
+    /// It was told to end, and has not yet.
+    stops: bool,
 }
 
 /// A watch that is on.
@@ -99,6 +101,8 @@ impl World {
             self.start_loop(replica, resource);
         }
         self.after(1, Do::Crds(replica, life));
+        let key_read = self.rng.range(1, 5_000);
+        self.after(key_read, Do::VersionKey(replica, life));
     }
 
     fn start_loop(&mut self, replica: usize, resource: Resource) {
@@ -111,7 +115,8 @@ impl World {
             hub.pokes.set(&resource, Some(poke.clone()));
         }
         let (machine, held) = (Machine::new(now), Held::default());
-        let new = Loop { machine, held, turn, watch: None, lag, poked: false, poke, outdated: false };
+        let (watch, poked, outdated, stops) = (None, false, false, false);
+        let new = Loop { machine, held, turn, watch, lag, poked, poke, outdated, stops };
         place.loops.insert(resource.clone(), new);
         let id = LoopId { replica, life: place.life, resource, turn };
         self.after(0, Do::Request(id));
@@ -123,8 +128,8 @@ impl World {
         replica.loops.get_mut(&id.resource).filter(|one| one.turn == id.turn)
     }
 
-    /// The next turn of a loop: what was due for this one is void.
-    fn next_turn(&mut self, id: LoopId, after: u64) {
+    /// What was due for this turn of a loop is void. Gives the next one.
+    fn end_turn(&mut self, id: &LoopId) -> u64 {
         let replica = &mut self.replicas[id.replica];
         replica.turns += 1;
         let turn = replica.turns;
@@ -132,6 +137,12 @@ impl World {
             one.turn = turn;
             one.watch = None;
         }
+        turn
+    }
+
+    /// The next turn of a loop.
+    fn next_turn(&mut self, id: LoopId, after: u64) {
+        let turn = self.end_turn(&id);
         self.after(after, Do::Request(LoopId { turn, ..id }));
     }
 
@@ -280,7 +291,7 @@ impl World {
         let now = tokio::time::Instant::from_std(self.instant());
         let place = &mut self.replicas[replica];
         let life = place.life;
-        let Some(one) = place.loops.get_mut(resource) else { return };
+        let Some(one) = place.loops.get_mut(resource).filter(|one| !one.stops) else { return };
         if one.watch.as_ref().is_some_and(|watch| watch.pokable) {
             one.machine.on(Outcome::Poked, now);
             let id = LoopId { replica, life, resource: resource.clone(), turn: one.turn };
@@ -296,7 +307,7 @@ impl World {
         let place = &mut self.replicas[replica];
         let life = place.life;
         let mut cut_short = Vec::new();
-        for (resource, one) in &mut place.loops {
+        for (resource, one) in place.loops.iter_mut().filter(|(_, one)| !one.stops) {
             one.outdated |= one.poke.take() == Outcome::Outdated;
             if one.outdated && one.watch.as_ref().is_some_and(|watch| watch.pokable) {
                 one.outdated = false;
@@ -380,10 +391,8 @@ impl World {
                 self.record(Event::Passed { node, key, revision });
             }
         }
-        self.follow_namespaces(replica, &hub);
+        self.ask_references(replica);
         self.ask_cluster(replica);
-        let life = self.replicas[replica].life;
-        self.after(5, Do::Fetch(replica, life));
         self.proves(replica);
         self.looked_at(replica);
     }
@@ -405,35 +414,82 @@ impl World {
         targets
     }
 
-    /// ConfigMaps are read in namespaces that take part, as the shipped feed does.
-    fn follow_namespaces(&mut self, replica: usize, hub: &Hub) {
-        let resource = crate::stock::config_maps();
-        let wanted = hub.index().enabled_namespaces().any(|namespace| **namespace == *SHOP);
-        let there = self.replicas[replica].loops.contains_key(&resource);
-        if wanted && !there {
-            self.start_loop(replica, resource);
-        } else if !wanted && there {
-            self.replicas[replica].loops.remove(&resource);
-            hub.pokes.set(&resource, None);
-            hub.apply(IndexEvent::Dropped(resource), self.instant());
+    /// The key for versions of Secrets is read: until then no Secret is followed.
+    pub fn read_version_key(&mut self, replica: usize, life: u32) {
+        let place = &self.replicas[replica];
+        let Some(hub) = place.hub.clone().filter(|_| place.life == life) else { return };
+        match crate::stock::version_key().filter(|_| !place.cut_off) {
+            Some(key) => hub.set_version_key(key),
+            None => self.after(2_000, Do::VersionKey(replica, life)),
+        }
+        self.ask_references(replica);
+    }
+
+    /// The shipped task of ConfigMaps and Secrets goes round when it was told to.
+    pub fn ask_references(&mut self, replica: usize) {
+        use futures::FutureExt as _;
+        let place = &self.replicas[replica];
+        let life = place.life;
+        if place.hub.as_ref().is_some_and(|hub| hub.references.notified().now_or_never().is_some()) {
+            self.after(5, Do::References(replica, life));
         }
     }
 
-    /// ConfigMaps whose data was dropped and is wanted now.
-    pub fn fetch(&mut self, replica: usize, life: u32) {
+    /// One round of that task: what is not to be followed any more ends, what is begins, and what is wanted and
+    /// was dropped is fetched.
+    pub fn follow_references(&mut self, replica: usize, life: u32) {
         let place = &self.replicas[replica];
-        let Some(hub) = place.hub.clone().filter(|_| place.life == life && !place.cut_off) else { return };
+        let Some(hub) = place.hub.clone().filter(|_| place.life == life) else { return };
+        let wanted = hub.index().to_follow();
+        let loops = self.replicas[replica].loops.iter_mut();
+        let unwanted = |resource: &Resource| resource.references().is_some() && !wanted.contains(resource);
+        let mut ends = Vec::new();
+        for (resource, one) in loops.filter(|(resource, one)| unwanted(resource) && !one.stops) {
+            one.stops = true;
+            ends.push(LoopId { replica, life, resource: resource.clone(), turn: one.turn });
+        }
+        for id in ends {
+            // Its requests are given up at once; its last word comes a little later.
+            let (resource, latency) = (id.resource.clone(), self.rng.range(1, 50));
+            self.note(format!("replica {replica} stops to follow {resource}"));
+            self.end_turn(&id);
+            self.after(latency, Do::Stopped(replica, life, resource));
+        }
+        for resource in wanted {
+            if !self.replicas[replica].loops.contains_key(&resource) {
+                self.note(format!("replica {replica} follows {resource}"));
+                self.start_loop(replica, resource);
+            }
+        }
+        self.fetch(replica, life, &hub);
+    }
+
+    /// A loop has ended: nothing is known of its resource, which may be wanted again.
+    pub fn stopped(&mut self, replica: usize, life: u32, resource: Resource) {
+        let place = &mut self.replicas[replica];
+        let Some(hub) = place.hub.clone().filter(|_| place.life == life) else { return };
+        place.loops.remove(&resource);
+        hub.pokes.set(&resource, None);
+        hub.apply(IndexEvent::Dropped(resource), self.instant());
+        self.follow_references(replica, life);
+        self.looked_at(replica);
+    }
+
+    /// ConfigMaps and Secrets whose data was dropped and is wanted now.
+    fn fetch(&mut self, replica: usize, life: u32, hub: &Hub) {
         let mut early = hub.take_unfetched();
         early.append(&mut self.replicas[replica].early);
-        let resource = crate::stock::config_maps();
+        let cut_off = self.replicas[replica].cut_off;
         early.retain(|(resource, key)| {
             let object = self.api.get(resource, key).cloned();
-            object.is_some_and(|object| !hub.apply_fetched(resource, key, object, self.instant()))
+            cut_off || object.is_some_and(|object| !hub.apply_fetched(resource, key, object, self.instant()))
         });
+        for (resource, _) in &early {
+            self.poke(replica, resource);
+        }
         if !early.is_empty() {
             self.replicas[replica].early = early;
-            self.poke(replica, &resource);
-            self.after(1_000, Do::Fetch(replica, life));
+            self.after(1_000, Do::References(replica, life));
         }
         self.looked_at(replica);
     }

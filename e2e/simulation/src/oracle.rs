@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use selvedge_history::{Event, Name, Wanted};
 use selvedge_hub::index::{ObjectKey, Resource};
-use selvedge_model::ContentHash;
 use selvedge_model::rollout::{Rollout, position};
+use selvedge_model::{ContentHash, ReferenceKind};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::stock::{APPLICATIONS, MODEL, Release, SHOP, TIERS, config_maps};
+use crate::stock::{APPLICATIONS, MODEL, Release, SHOP, TIERS, references, version};
 
 /// Everything that ever was, as far as contents are made from it.
 #[derive(Debug, Default)]
@@ -23,8 +23,8 @@ pub struct Oracle {
     releases: BTreeMap<String, Release>,
     /// Uids of applications by name.
     applications: BTreeMap<String, BTreeSet<String>>,
-    /// Versions of ConfigMaps by name; empty: it was not there.
-    versions: BTreeMap<String, BTreeSet<String>>,
+    /// Versions of ConfigMaps and Secrets by kind and name.
+    versions: BTreeMap<(ReferenceKind, String), BTreeSet<String>>,
     /// Maxima of the model.
     models: BTreeSet<u64>,
     /// Of devices: name, uid, node, level, and the generation that said so.
@@ -48,11 +48,13 @@ pub fn settings() -> Name {
     "NodeSettings/node".into()
 }
 
-fn workload_hash(revision: &str, release: &Release, tier: &str, version: Option<&str>) -> ContentHash {
+/// `versions`: of what it names, in order; empty: what is optional is not there.
+fn workload_hash(revision: &str, release: &Release, tier: &str, versions: &[String]) -> ContentHash {
     let references: Vec<Value> = release
-        .config_map
-        .iter()
-        .map(|(name, _)| json!({"kind": "ConfigMap", "name": name, "version": version.unwrap_or_default()}))
+        .references
+        .keys()
+        .zip(versions)
+        .map(|((kind, name), version)| json!({"kind": kind.name(), "name": name, "version": version}))
         .collect();
     ContentHash::of(
         &json!({"revision": revision, "references": references, "template": release.template_for(tier)}),
@@ -69,9 +71,9 @@ fn settings_hash(node: &Value) -> ContentHash {
     ContentHash::of(&json!({"labels": node["metadata"]["labels"]}))
 }
 
-/// The content of a ConfigMap, which is also its version.
-fn data_hash(map: &Value) -> ContentHash {
-    ContentHash::of(&json!({"data": map["data"]}))
+/// The key of a version of a ConfigMap or Secret.
+fn reference(kind: ReferenceKind, name: &str, version: &str) -> Name {
+    format!("{}/{SHOP}/{name}/{version}", kind.name()).into()
 }
 
 impl Oracle {
@@ -119,34 +121,23 @@ impl Oracle {
                     self.models.iter().map(|maximum| desired_device(name, uid, node, level, *maximum)),
                 );
             }
-            Resource::ConfigMaps(_) => {
-                let hash = data_hash(object);
-                let version = hash.short();
-                let key: Name = format!("ConfigMap/{SHOP}/{name}/{version}").into();
+            Resource::ConfigMaps(_) | Resource::Secrets(_) => {
+                let Some((kind, _)) = resource.references() else { return };
+                let (version, hash) = version(kind, object);
+                let key = reference(kind, name, &version);
                 out.push(Event::Desired { node: None, key: key.clone(), uid: uid.into(), hash });
                 // A version goes as soon as no workload of the node names it: whether none does is not judged.
                 out.push(Event::Withdrawn { node: None, key, uid: uid.into() });
-                self.version(name, &version, out);
+                self.version(kind, name, &version, out);
             }
-            Resource::ControllerRevisions | Resource::Namespaces | Resource::Secrets(_) => {}
+            Resource::ControllerRevisions | Resource::Namespaces => {}
         }
     }
 
     /// A ControllerRevision is about to exist.
     pub fn release(&mut self, name: &str, release: Release, out: &mut Vec<Event>) {
-        let config_map = release.config_map.clone();
         self.releases.insert(name.into(), release.clone());
-        let versions: Vec<Option<String>> = match &config_map {
-            None => vec![None],
-            Some((map, _)) => {
-                let known = self.versions.get(map).into_iter().flatten().cloned().map(Some);
-                // Absent, or unknown and then absent: what an optional reference says of it.
-                known.chain([None]).collect()
-            }
-        };
-        for version in versions {
-            self.content(name, &release, version.as_deref(), out);
-        }
+        self.contents_with(name, &release, out);
         self.unselected(out);
     }
 
@@ -183,35 +174,35 @@ impl Oracle {
         let namespace = api.get(&Resource::Namespaces, &ObjectKey::new("", SHOP));
         let enabled =
             namespace.is_some_and(|n| n["metadata"]["labels"]["selvedge.dev/edge"] == json!("enabled"));
-        let mut maps = Vec::new();
-        let mut all_maps = false;
+        let mut named = Vec::new();
+        let mut all_versions = false;
         for (name, _) in APPLICATIONS {
             let Some(app) = api.get(&Resource::EdgeApplications, &ObjectKey::new(SHOP, name)) else {
                 continue;
             };
             match self.workload(api, object, app, enabled, exact) {
                 None => {}
-                Some(Ok((hash, map))) => {
+                Some(Ok((hash, references))) => {
                     wanted.push((entry("Workload", name), Wanted::OneOf(vec![(uid(app), hash)])));
-                    maps.extend(map);
+                    named.extend(references);
                 }
                 Some(Err(())) => {
                     wanted.push((entry("Workload", name), Wanted::Held));
-                    all_maps = true;
+                    all_versions = true;
                 }
             }
         }
-        if all_maps {
+        if all_versions {
             // What a held workload names stays, and what that is only the agent knows.
-            for (name, versions) in &self.versions {
-                let key = |version: &String| format!("ConfigMap/{SHOP}/{name}/{version}").into();
+            for ((kind, name), versions) in &self.versions {
+                let key = |version: &String| reference(*kind, name, version);
                 wanted.extend(versions.iter().map(|version| (key(version), Wanted::Held)));
             }
         } else {
-            for map in maps {
-                let (name, hash) = (map["metadata"]["name"].as_str().unwrap_or_default(), data_hash(&map));
-                let key = format!("ConfigMap/{SHOP}/{name}/{}", hash.short()).into();
-                wanted.push((key, Wanted::OneOf(vec![(uid(&map), hash)])));
+            for (kind, object) in named {
+                let (version, hash) = version(kind, &object);
+                let key = reference(kind, object["metadata"]["name"].as_str().unwrap_or_default(), &version);
+                wanted.push((key, Wanted::OneOf(vec![(uid(&object), hash)])));
             }
         }
         let model = api.get(&Resource::DeviceModels, &ObjectKey::new(SHOP, MODEL));
@@ -239,7 +230,7 @@ impl Oracle {
         app: &Value,
         enabled: bool,
         exact: bool,
-    ) -> Option<Result<(ContentHash, Option<Value>), ()>> {
+    ) -> Option<Result<(ContentHash, Vec<(ReferenceKind, Value)>), ()>> {
         let (app_uid, node_uid) = (app["metadata"]["uid"].as_str()?, node["metadata"]["uid"].as_str()?);
         let rollout = Rollout::deserialize(&app["status"]["rollout"]).ok();
         let Some(rollout) = rollout else { return Some(Err(())) };
@@ -256,34 +247,55 @@ impl Oracle {
         if !enabled {
             return Some(Err(()));
         }
-        let Some((name, optional)) = &release.config_map else {
-            return Some(Ok((workload_hash(target, release, tier, None), None)));
-        };
-        match api.get(&config_maps(), &ObjectKey::new(SHOP, name)) {
-            Some(map) => {
-                let version = data_hash(map).short();
-                Some(Ok((workload_hash(target, release, tier, Some(&version)), Some(map.clone()))))
+        let (mut versions, mut named) = (Vec::new(), Vec::new());
+        for ((kind, name), optional) in &release.references {
+            match api.get(&references(*kind), &ObjectKey::new(SHOP, name)) {
+                Some(object) => {
+                    versions.push(version(*kind, object).0);
+                    named.push((*kind, object.clone()));
+                }
+                None if *optional => versions.push(String::new()),
+                None => return Some(Err(())),
             }
-            None if *optional => Some(Ok((workload_hash(target, release, tier, None), None))),
-            None => Some(Err(())),
         }
+        Some(Ok((workload_hash(target, release, tier, &versions), named)))
     }
 
-    fn version(&mut self, map: &str, version: &str, out: &mut Vec<Event>) {
-        if !self.versions.entry(map.into()).or_default().insert(version.into()) {
+    fn version(&mut self, kind: ReferenceKind, name: &str, version: &str, out: &mut Vec<Event>) {
+        let named = (kind, name.to_owned());
+        if !self.versions.entry(named.clone()).or_default().insert(version.into()) {
             return;
         }
         for (name, release) in self.releases.clone() {
-            if release.config_map.as_ref().is_some_and(|(named, _)| named == map) {
-                self.content(&name, &release, Some(version), out);
+            if release.references.contains_key(&named) {
+                self.contents_with(&name, &release, out);
             }
         }
     }
 
-    fn content(&mut self, name: &str, release: &Release, version: Option<&str>, out: &mut Vec<Event>) {
+    /// What a release may be with any versions of what it names: caches of two kinds lag differently.
+    fn contents_with(&mut self, name: &str, release: &Release, out: &mut Vec<Event>) {
+        let mut all = vec![Vec::new()];
+        for named in release.references.keys() {
+            // Absent, or unknown and then absent: what an optional reference says of it.
+            let known = self.versions.get(named).into_iter().flatten().cloned().chain([String::new()]);
+            let known: Vec<String> = known.collect();
+            all = all
+                .into_iter()
+                .flat_map(|before: Vec<String>| {
+                    known.iter().map(move |version| [before.clone(), vec![version.clone()]].concat())
+                })
+                .collect();
+        }
+        for versions in all {
+            self.content(name, release, &versions, out);
+        }
+    }
+
+    fn content(&mut self, name: &str, release: &Release, versions: &[String], out: &mut Vec<Event>) {
         let key = entry("Workload", &release.application);
         for tier in TIERS {
-            let hash = workload_hash(name, release, tier, version);
+            let hash = workload_hash(name, release, tier, versions);
             self.contents.entry((release.application.clone(), name.into())).or_default().insert(hash);
             for uid in self.applications.get(&release.application).into_iter().flatten() {
                 out.push(Event::Desired { node: None, key: key.clone(), uid: uid.as_str().into(), hash });

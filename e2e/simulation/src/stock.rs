@@ -1,12 +1,15 @@
 //! The objects of the small world: how each kind looks in the API.
 
+use std::collections::BTreeMap;
+
 use selvedge_hub::index::Resource;
 use selvedge_model::rollout::{Interval, POSITIONS};
+use selvedge_model::{ContentHash, ReferenceKind, VersionKey};
 use serde_json::{Value, json};
 
 /// The one namespace.
 pub const SHOP: &str = "shop";
-/// Applications, and the ConfigMap that each may name.
+/// Applications, and the ConfigMap and the Secret that each may name: both bear the same name.
 pub const APPLICATIONS: [(&str, &str); 2] = [("web", "settings"), ("batch", "jobs")];
 /// Names of devices.
 pub const DEVICES: [&str; 5] = ["d1", "d2", "d3", "d4", "d5"];
@@ -15,9 +18,14 @@ pub const MODEL: &str = "tank";
 /// Labels of nodes that selectors look at.
 pub const TIERS: [&str; 2] = ["a", "b"];
 
-/// The resource of ConfigMaps here.
-pub fn config_maps() -> Resource {
-    Resource::ConfigMaps(SHOP.into())
+/// The resource of ConfigMaps or Secrets here.
+pub fn references(kind: ReferenceKind) -> Resource {
+    Resource::of_references(kind, &SHOP.into())
+}
+
+/// What versions of Secrets are hashed with.
+pub fn version_key() -> Option<VersionKey> {
+    VersionKey::new(&[7; VersionKey::LENGTH])
 }
 
 /// The namespace, taking part or not.
@@ -38,8 +46,8 @@ pub struct Release {
     pub application: String,
     /// Tiers that it selects.
     pub tiers: Vec<String>,
-    /// The ConfigMap that it names, and whether that is optional.
-    pub config_map: Option<(String, bool)>,
+    /// The ConfigMap and the Secret that it names, and whether each is optional.
+    pub references: BTreeMap<(ReferenceKind, String), bool>,
     /// The image of its one container; nodes of tier b run another.
     pub image: String,
 }
@@ -48,8 +56,15 @@ impl Release {
     /// The pod template.
     fn template(&self) -> Value {
         let mut container = json!({"name": "c", "image": self.image});
-        if let Some((name, optional)) = &self.config_map {
-            container["envFrom"] = json!([{"configMapRef": {"name": name, "optional": optional}}]);
+        let sources = self.references.iter().map(|((kind, name), optional)| {
+            let source = json!({"name": name, "optional": optional});
+            match kind {
+                ReferenceKind::ConfigMap => json!({"configMapRef": source}),
+                ReferenceKind::Secret => json!({"secretRef": source}),
+            }
+        });
+        if !self.references.is_empty() {
+            container["envFrom"] = sources.collect();
         }
         json!({"spec": {"containers": [container]}})
     }
@@ -102,6 +117,30 @@ pub fn config_map(name: &str, uid: &str, value: u64, readable: bool, weight: usi
         data["WEIGHT"] = "x".repeat(weight).into();
     }
     json!({"metadata": {"name": name, "namespace": SHOP, "uid": uid}, "data": data})
+}
+
+/// A Secret. What is not text is of a newer schema, too.
+pub fn secret(name: &str, uid: &str, value: u64, readable: bool) -> Value {
+    let value = if readable { Value::from(format!("c2VjcmV0{value:04}")) } else { Value::from(value) };
+    json!({"metadata": {"name": name, "namespace": SHOP, "uid": uid}, "data": {"PIN": value}})
+}
+
+/// Version and content of a ConfigMap or Secret as a workload and its entry name them.
+pub fn version(kind: ReferenceKind, object: &Value) -> (String, ContentHash) {
+    match kind {
+        ReferenceKind::ConfigMap => {
+            let hash = ContentHash::of(&json!({"data": object["data"]}));
+            (hash.short(), hash)
+        }
+        ReferenceKind::Secret => {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let named = version_key().map(|key| key.name(SHOP, name, object["data"].clone()));
+            named.map_or_else(
+                || (String::new(), ContentHash([0; 32])),
+                |named| (named.version, ContentHash::of(&named.body.0)),
+            )
+        }
+    }
 }
 
 /// The DeviceModel.

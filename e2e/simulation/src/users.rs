@@ -1,10 +1,13 @@
 //! What users change while a history is busy.
 
+use std::collections::BTreeMap;
+
 use selvedge_hub::index::{ObjectKey, Resource};
+use selvedge_model::ReferenceKind;
 
 use crate::stock::{
-    self, APPLICATIONS, DEVICES, MODEL, Release, SHOP, TIERS, application, config_maps, device, model,
-    namespace,
+    self, APPLICATIONS, DEVICES, MODEL, Release, SHOP, TIERS, application, device, model, namespace,
+    references,
 };
 use crate::world::{Do, World};
 
@@ -18,7 +21,9 @@ impl World {
         }
         self.change_model();
         for (name, map) in APPLICATIONS {
-            self.set_config_map(map);
+            for kind in ReferenceKind::ALL {
+                self.set_reference(kind, map);
+            }
             self.create_application(name);
         }
         for name in DEVICES {
@@ -45,18 +50,8 @@ impl World {
                 self.delete(&Resource::Devices, &ObjectKey::new(SHOP, device_name));
                 self.set_device(device_name);
             }
-            40..52 => self.set_config_map(map),
-            52..55 => self.delete(&config_maps(), &ObjectKey::new(SHOP, map)),
-            55..58 => {
-                // Deleted and created anew with the same data.
-                let key = ObjectKey::new(SHOP, map);
-                if let Some(mut object) = self.api.get(&config_maps(), &key).cloned() {
-                    self.delete(&config_maps(), &key);
-                    object["metadata"]["uid"] = format!("{map}-{}", self.number()).into();
-                    self.put(&config_maps(), object);
-                }
-            }
-            58..70 => {
+            40..60 => self.change_reference(map),
+            60..70 => {
                 let release = self.any_release(name, map);
                 self.deploy(name, release);
             }
@@ -99,14 +94,42 @@ impl World {
         self.put(&Resource::Devices, device(name, &uid, &node, level));
     }
 
-    fn set_config_map(&mut self, name: &str) {
-        let key = ObjectKey::new(SHOP, name);
-        let old = self.api.get(&config_maps(), &key);
+    /// A ConfigMap or a Secret is set, deleted, or deleted and created anew with the same or other data.
+    fn change_reference(&mut self, name: &str) {
+        let kind = ReferenceKind::ALL[self.rng.index(2)];
+        let (resource, key) = (references(kind), ObjectKey::new(SHOP, name));
+        match self.rng.below(10) {
+            0..6 => self.set_reference(kind, name),
+            6..8 => self.delete(&resource, &key),
+            8 => {
+                if let Some(mut object) = self.api.get(&resource, &key).cloned() {
+                    self.delete(&resource, &key);
+                    object["metadata"]["uid"] = self.reference_uid(kind, name).into();
+                    self.put(&resource, object);
+                }
+            }
+            _ => {
+                self.delete(&resource, &key);
+                self.set_reference(kind, name);
+            }
+        }
+    }
+
+    fn set_reference(&mut self, kind: ReferenceKind, name: &str) {
+        let (resource, key) = (references(kind), ObjectKey::new(SHOP, name));
+        let old = self.api.get(&resource, &key);
         let old = old.and_then(|old| old["metadata"]["uid"].as_str().map(str::to_owned));
-        let uid = old.unwrap_or_else(|| format!("{name}-{}", self.fresh));
+        let uid = old.unwrap_or_else(|| self.reference_uid(kind, name));
         let (value, readable) = (self.rng.below(6), !self.rng.chance(8));
-        self.number();
-        self.put(&config_maps(), stock::config_map(name, &uid, value, readable, self.plan.weight));
+        let object = match kind {
+            ReferenceKind::ConfigMap => stock::config_map(name, &uid, value, readable, self.plan.weight),
+            ReferenceKind::Secret => stock::secret(name, &uid, value, readable),
+        };
+        self.put(&resource, object);
+    }
+
+    fn reference_uid(&mut self, kind: ReferenceKind, name: &str) -> String {
+        format!("{}-{name}-{}", kind.name(), self.number())
     }
 
     fn create_application(&mut self, name: &str) {
@@ -127,9 +150,14 @@ impl World {
             1 => vec!["b".to_owned()],
             _ => TIERS.map(str::to_owned).to_vec(),
         };
-        let optional = self.rng.chance(40);
-        let config_map = self.rng.chance(75).then(|| (map.to_owned(), optional));
-        Release { application: name.into(), tiers, config_map, image: format!("image:{}", self.rng.below(4)) }
+        let mut references = BTreeMap::new();
+        for (kind, named) in [(ReferenceKind::ConfigMap, 75), (ReferenceKind::Secret, 40)] {
+            let optional = self.rng.chance(40);
+            if self.rng.chance(named) {
+                references.insert((kind, map.to_owned()), optional);
+            }
+        }
+        Release { application: name.into(), tiers, references, image: format!("image:{}", self.rng.below(4)) }
     }
 
     fn change_model(&mut self) {

@@ -41,8 +41,12 @@ pub enum Do {
     Pump(LoopId),
     /// The API server ends a watch, or it is given up.
     WatchEnds(LoopId),
-    /// The data of ConfigMaps that were asked for arrive.
-    Fetch(usize, u32),
+    /// What is followed of ConfigMaps and Secrets is looked at again.
+    References(usize, u32),
+    /// A loop of them has ended.
+    Stopped(usize, u32, Resource),
+    /// The key for versions of Secrets is read.
+    VersionKey(usize, u32),
     /// CRDs are read.
     Crds(usize, u32),
     /// An agent dials: number, life.
@@ -189,7 +193,9 @@ impl World {
             Do::Answered(id, answer) => self.answer(id, answer),
             Do::Pump(id) => self.pump(id),
             Do::WatchEnds(id) => self.watch_ends(id),
-            Do::Fetch(replica, life) => self.fetch(replica, life),
+            Do::References(replica, life) => self.follow_references(replica, life),
+            Do::Stopped(replica, life, resource) => self.stopped(replica, life, resource),
+            Do::VersionKey(replica, life) => self.read_version_key(replica, life),
             Do::Crds(replica, life) => self.read_crds(replica, life),
             Do::Dial(agent, life) => self.dial(agent, life),
             Do::Hello(connection, hello) => self.hello(connection, *hello),
