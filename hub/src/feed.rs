@@ -120,15 +120,16 @@ async fn resource_loop(
 
 /// A kind that the API server does not serve, as its loop hears it.
 #[derive(Debug, Default)]
-struct Absence {
+pub struct Absence {
     /// Since when, without an answer in between.
     since: Option<Instant>,
 }
 
 impl Absence {
-    /// A watch that broke while its CRD was deleted says nothing of the objects that went with it. They are gone
-    /// when the CRD was read after the kind was not served any more, and was not there.
-    fn look(&mut self, hub: &Hub, resource: &Resource, event: &listwatch::Event<Value>, now: Instant) {
+    /// Looks at what a loop says, before [`take_event`] does. A watch that broke while its CRD was deleted says
+    /// nothing of the objects that went with it. They are gone when the CRD was read after the kind was not served
+    /// any more, and was not there.
+    pub fn look(&mut self, hub: &Hub, resource: &Resource, event: &listwatch::Event<Value>, now: Instant) {
         let listwatch::Event::Failed { error } = event else {
             self.since = None;
             return;

@@ -39,6 +39,7 @@ pub struct Checker {
     /// First `Desired` of each uid.
     born: HashMap<Name, Nth>,
     withdrawn: HashMap<Place, HashSet<Name>>,
+    vanished: HashSet<Name>,
     paced: HashSet<Name>,
     passed: HashSet<(Name, Name, Name)>,
     agents: HashMap<Agent, Known>,
@@ -63,6 +64,9 @@ impl Checker {
             }
             Event::Withdrawn { node, key, uid } => {
                 self.withdrawn.entry((node, key)).or_default().insert(uid);
+            }
+            Event::Vanished { key } => {
+                self.vanished.insert(key);
             }
             Event::Paced { key } => {
                 self.paced.insert(key);
@@ -271,7 +275,7 @@ impl Checker {
         let Some((says, since)) = self.reports.remove(&(session, key.clone(), seq)) else { return };
         // What was said of an entry whose source went is about nothing: however it is answered, nothing is lost.
         let withdrawn = |node: Option<Name>| self.withdrawn.contains_key(&(node, key.clone()));
-        let withdrawn = withdrawn(Some(node.clone())) || withdrawn(None);
+        let withdrawn = withdrawn(Some(node.clone())) || withdrawn(None) || self.vanished.contains(&key);
         match verdict {
             Verdict::Written => {
                 let stands = self.stood.get(&(node.clone(), key.clone())).map_or(0, |stood| stood.0);

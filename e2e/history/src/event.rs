@@ -106,6 +106,12 @@ pub enum Event {
         /// Uid of its source object.
         uid: Name,
     },
+    /// The source of entries under this key is gone, and that takes nothing from any node: its CRD was deleted. What
+    /// was said of it is about nothing.
+    Vanished {
+        /// Under which key.
+        key: Name,
+    },
     /// From now on the revision of this workload changes only on nodes where it was [`Event::Passed`].
     Paced {
         /// Which workload.

@@ -26,6 +26,7 @@
 //! |---|---|
 //! | [`Event::Desired`] | before (or as) the API server accepts the change: nothing can be in force earlier |
 //! | [`Event::Withdrawn`] | as the API server accepts the deletion, or the change that selects the node no more |
+//! | [`Event::Vanished`] | as the API server deletes what goes with its CRD |
 //! | [`Event::Booted`] | an agent opened its ledger: what it found there |
 //! | [`Event::Answered`] | an agent made an `Ack`, whether or not it gets away |
 //! | [`Event::InForce`], [`Event::OutOfForce`] | after every step of an agent, and at its start, for what differs |

@@ -3,9 +3,10 @@
 //! In: writes. Out: lists at a revision, changes after a revision, what has expired. It is always right;
 //! what is late, lost or repeated on the way from here is the loops' affair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge_hub::index::{ObjectKey, Resource};
+use selvedge_hub::removals::{Crd, CrdState};
 use serde_json::{Value, json};
 
 /// A restore may raise the revision by so much.
@@ -41,6 +42,10 @@ pub struct Api {
     log: BTreeMap<Resource, Vec<Change>>,
     /// Watches from below this have expired.
     compacted: BTreeMap<Resource, u64>,
+    /// CRDs that are not as they were in the beginning.
+    crds: BTreeMap<Crd, CrdState>,
+    /// Kinds whose CRD is gone, or not served yet.
+    unserved: BTreeSet<Resource>,
     /// Revisions by time: what a bookmark of a moment may say.
     times: Vec<(u64, u64)>,
 }
@@ -94,6 +99,37 @@ impl Api {
             self.keep(now, place.clone(), object);
         }
         self.objects.get(&place).cloned().ok_or(Refused::NotFound)
+    }
+
+    /// What a read of a CRD says.
+    pub fn crd(&self, crd: Crd) -> CrdState {
+        self.crds.get(&crd).cloned().unwrap_or_else(|| CrdState::Stands { uid: crd.name().into() })
+    }
+
+    /// A CRD is on its way out, or was created anew.
+    pub fn set_crd(&mut self, crd: Crd, state: CrdState) {
+        self.crds.insert(crd, state);
+    }
+
+    /// Whether requests for a kind are not answered by 404.
+    pub fn is_served(&self, resource: &Resource) -> bool {
+        !self.unserved.contains(resource)
+    }
+
+    /// Whether objects of a kind may be created: its CRD stands and is served.
+    pub fn takes(&self, resource: &Resource) -> bool {
+        let crd = Crd::of_resource(resource).map(|crd| self.crd(crd));
+        self.is_served(resource) && crd != Some(CrdState::Going)
+    }
+
+    /// A kind is served from now on, or not any more. What was watched of it before has expired.
+    pub fn serve(&mut self, resource: &Resource, served: bool) {
+        if served {
+            self.unserved.remove(resource);
+            self.compacted.insert(resource.clone(), self.revision);
+        } else {
+            self.unserved.insert(resource.clone());
+        }
     }
 
     /// An object.

@@ -123,6 +123,11 @@ impl World {
 
     /// A person lets held removals go.
     pub fn release_removals(&mut self) {
+        let mut events = Vec::new();
+        self.oracle.released(&mut events);
+        self.record_all(events);
+        let kinds = EntryKind::ALL.map(|kind| format!("{}={}", kind.name(), self.now));
+        self.cluster.release = kinds.join(",");
         let hubs: Vec<_> = self.replicas.iter().filter_map(|replica| replica.hub.clone()).collect();
         for hub in hubs {
             for kind in EntryKind::ALL {

@@ -21,6 +21,7 @@ mod agent;
 mod api;
 mod connection;
 mod controllers;
+mod crds;
 mod faults;
 mod loops;
 mod machines;
@@ -63,6 +64,7 @@ pub struct Run {
 pub fn run(seed: u64, base: Instant, restores: bool) -> Run {
     let mut world = World::new(seed, base, restores);
     world.furnish();
+    world.record_crds();
     for replica in 0..2 {
         world.replicas.push(Replica::down());
         world.after(0, Do::Start(replica, 0));

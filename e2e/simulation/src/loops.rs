@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use selvedge_history::Event;
-use selvedge_hub::feed::take_event;
+use selvedge_hub::feed::{Absence, take_event};
 use selvedge_hub::hub::Hub;
 use selvedge_hub::index::{Event as IndexEvent, ObjectKey, Resource, workload_entry};
 use selvedge_hub::metrics::Metrics;
-use selvedge_hub::removals::{Crd, CrdState};
+use selvedge_hub::removals::Crd;
 use selvedge_operator::listwatch::held::Held;
-use selvedge_operator::listwatch::{self, Poke, machine::Machine, machine::Outcome, machine::Step};
+use selvedge_operator::listwatch::{
+    self, ListWatchError, Poke, machine::Machine, machine::Outcome, machine::Step,
+};
 use serde_json::Value;
 
 use crate::stock::{APPLICATIONS, SHOP};
@@ -35,6 +37,8 @@ pub struct Replica {
     pub cut_off: bool,
     /// ConfigMaps and Secrets that are to be fetched: not yet, or read before their watch had brought them.
     pub early: Vec<(Resource, ObjectKey)>,
+    /// CRDs that are to be read beside those that removals wait for.
+    pub crds: BTreeSet<Crd>,
     turns: u64,
 }
 
@@ -43,6 +47,8 @@ pub struct Loop {
     machine: Machine,
     /// What proves a restore, as the shipped loop keeps it.
     held: Held,
+    /// By this the shipped loop notices that its kind went with its CRD.
+    absence: Absence,
     turn: u64,
     watch: Option<Watch>,
     /// Its events come so much later.
@@ -73,6 +79,8 @@ pub enum Answer {
     Probe(u64, Instant),
     /// The watch is too old.
     Expired,
+    /// There is no such kind.
+    NotServed,
     /// Nothing.
     None,
 }
@@ -80,7 +88,8 @@ pub enum Answer {
 impl Replica {
     /// A replica that is not started yet.
     pub fn down() -> Self {
-        Self { life: 0, hub: None, loops: BTreeMap::new(), cut_off: false, early: Vec::new(), turns: 0 }
+        let (loops, crds) = (BTreeMap::new(), BTreeSet::new());
+        Self { life: 0, hub: None, loops, cut_off: false, early: Vec::new(), crds, turns: 0 }
     }
 }
 
@@ -95,6 +104,7 @@ impl World {
         let (_, cluster) = tokio::sync::watch::channel(None);
         let hub = Arc::new(Hub::new(None, cluster, metrics));
         self.replicas[replica].hub = Some(hub);
+        self.replicas[replica].crds = Crd::ALL.into();
         self.follow_cluster(replica, life);
         self.note(format!("replica {replica} starts cold"));
         for resource in Resource::CORE {
@@ -114,9 +124,9 @@ impl World {
         if let Some(hub) = &place.hub {
             hub.pokes.set(&resource, Some(poke.clone()));
         }
-        let (machine, held) = (Machine::new(now), Held::default());
+        let (machine, held, absence) = (Machine::new(now), Held::default(), Absence::default());
         let (watch, poked, outdated, stops) = (None, false, false, false);
-        let new = Loop { machine, held, turn, watch, lag, poked, poke, outdated, stops };
+        let new = Loop { machine, held, absence, turn, watch, lag, poked, poke, outdated, stops };
         place.loops.insert(resource.clone(), new);
         let id = LoopId { replica, life: place.life, resource, turn };
         self.after(0, Do::Request(id));
@@ -160,6 +170,7 @@ impl World {
                 return self.next_turn(id, wait);
             }
             _ if cut_off => return self.after(GIVEN_UP, Do::Answered(id, Answer::None)),
+            _ if !self.api.is_served(&id.resource) => Answer::NotServed,
             Step::List => {
                 let objects = self.api.objects(&id.resource).cloned().collect();
                 Answer::List(self.api.revision(), objects, self.instant())
@@ -170,6 +181,7 @@ impl World {
                 let ends = self.now + u64::from(seconds) * 1_000;
                 if let Some(one) = self.turn(&id) {
                     one.watch = Some(Watch { at: from, ends, pokable });
+                    one.absence = Absence::default();
                     if pokable && std::mem::take(&mut one.outdated) {
                         one.machine.on(Outcome::Outdated, now);
                         return self.next_turn(id, 0);
@@ -198,7 +210,7 @@ impl World {
             }
             Answer::Probe(revision, _) => (Outcome::Probed(*revision), None),
             Answer::Expired => (Outcome::Expired, None),
-            Answer::None => (Outcome::Failed, None),
+            Answer::NotServed | Answer::None => (Outcome::Failed, None),
         };
         let back = one.machine.on(outcome, now);
         if back.is_some() && matches!(answer, Answer::Probe(..)) {
@@ -217,6 +229,7 @@ impl World {
             Answer::Probe(revision, asked) => {
                 self.take(replica, &resource, listwatch::Event::Recent { revision, asked });
             }
+            Answer::NotServed => self.take(replica, &resource, not_served(&resource)),
             Answer::Expired | Answer::None => {}
         }
         self.next_turn(id, 0);
@@ -332,14 +345,16 @@ impl World {
         }
     }
 
-    /// The API server starts anew: watches that were on break.
-    pub fn break_watches(&mut self) {
+    /// The API server starts anew, or does not know one kind any more: watches that were on break.
+    pub fn break_watches(&mut self, only: Option<&Resource>) {
         let now = tokio::time::Instant::from_std(self.instant());
         for replica in 0..self.replicas.len() {
             let place = &mut self.replicas[replica];
             let life = place.life;
             let mut broken = Vec::new();
-            for (resource, one) in place.loops.iter_mut().filter(|(_, one)| one.watch.is_some()) {
+            let meant = |resource: &Resource| only.is_none_or(|only| only == resource);
+            let on = place.loops.iter_mut().filter(|(resource, one)| one.watch.is_some() && meant(resource));
+            for (resource, one) in on {
                 one.machine.on(Outcome::Failed, now);
                 broken.push(LoopId { replica, life, resource: resource.clone(), turn: one.turn });
             }
@@ -381,7 +396,11 @@ impl World {
     fn take(&mut self, replica: usize, resource: &Resource, event: listwatch::Event<Value>) {
         let Some(hub) = self.replicas[replica].hub.clone() else { return };
         let before = self.targets(replica, &hub);
-        take_event(&hub, resource, event, self.instant());
+        let instant = self.instant();
+        if let Some(one) = self.replicas[replica].loops.get_mut(resource) {
+            one.absence.look(&hub, resource, &event, instant);
+        }
+        take_event(&hub, resource, event, instant);
         let after = self.targets(replica, &hub);
         // Live when its position was passed: told before anything follows from it.
         for (place, target) in after {
@@ -393,6 +412,7 @@ impl World {
         }
         self.ask_references(replica);
         self.ask_cluster(replica);
+        self.ask_crds(replica);
         self.proves(replica);
         self.looked_at(replica);
     }
@@ -494,22 +514,6 @@ impl World {
         self.looked_at(replica);
     }
 
-    /// CRDs that removals wait for are read.
-    pub fn read_crds(&mut self, replica: usize, life: u32) {
-        let place = &self.replicas[replica];
-        let Some(hub) = place.hub.clone().filter(|_| place.life == life) else { return };
-        if place.cut_off {
-            return self.after(1_000, Do::Crds(replica, life));
-        }
-        let mut wanted: BTreeSet<Crd> = hub.removals.take_wanted().into_iter().collect();
-        wanted.extend(Crd::ALL);
-        for crd in wanted {
-            hub.removals.read(crd, CrdState::Stands { uid: crd.name().into() }, self.instant());
-        }
-        hub.sessions.wake_waiting();
-        self.looked_at(replica);
-    }
-
     /// Whoever was woken looks; and what they ask for is done.
     pub fn looked_at(&mut self, replica: usize) {
         let woken: Vec<u64> = self
@@ -531,17 +535,13 @@ impl World {
             }
         }
     }
+}
 
-    /// Reads of CRDs that somebody waits for are made.
-    pub fn ask_crds(&mut self, replica: usize) {
-        use futures::FutureExt as _;
-        let place = &self.replicas[replica];
-        let life = place.life;
-        if place.hub.as_ref().is_some_and(|hub| hub.removals.wanted.notified().now_or_never().is_some()) {
-            let latency = 20 + self.rng.below(self.plan.api);
-            self.after(latency, Do::Crds(replica, life));
-        }
-    }
+/// What a loop says when its kind is not served.
+fn not_served(resource: &Resource) -> listwatch::Event<Value> {
+    let status = kube::core::Status::failure("the server could not find the requested resource", "NotFound");
+    let source = kube::Error::Api(status.with_code(404).boxed());
+    listwatch::Event::Failed { error: ListWatchError::List { kind: resource.to_string(), source } }
 }
 
 fn uid(object: &Value) -> &str {

@@ -31,6 +31,8 @@ pub struct Oracle {
     devices: BTreeSet<(String, String, String, u64, i64)>,
     /// Tiers that a node ever had.
     tiers: BTreeMap<String, BTreeSet<String>>,
+    /// Key and uid of what went with its CRD, until a person lets it go.
+    vanished: Vec<(Name, Name)>,
     /// Workload contents by application, revision.
     contents: BTreeMap<(String, String), BTreeSet<Hash>>,
 }
@@ -143,14 +145,23 @@ impl Oracle {
 
     /// An object is gone.
     pub fn gone(&mut self, resource: &Resource, object: &Value, out: &mut Vec<Event>) {
-        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        let kind = match resource {
-            Resource::EdgeApplications => "Workload",
-            Resource::Devices => "Device",
-            _ => return,
-        };
-        let (key, uid) = (entry(kind, text("name")), text("uid").into());
-        out.push(Event::Withdrawn { node: None, key, uid });
+        if let Some((key, uid)) = source(resource, object) {
+            out.push(Event::Withdrawn { node: None, key, uid });
+        }
+    }
+
+    /// An object went with its CRD: it stays at the nodes until a person lets it go.
+    pub fn vanished(&mut self, resource: &Resource, object: &Value, out: &mut Vec<Event>) {
+        if let Some((key, uid)) = source(resource, object) {
+            out.push(Event::Vanished { key: key.clone() });
+            self.vanished.push((key, uid));
+        }
+    }
+
+    /// A person lets go what went with its CRD.
+    pub fn released(&mut self, out: &mut Vec<Event>) {
+        let vanished = std::mem::take(&mut self.vanished).into_iter();
+        out.extend(vanished.map(|(key, uid)| Event::Withdrawn { node: None, key, uid }));
     }
 
     /// Contents that a status may mean that names this generation of a device.
@@ -336,6 +347,17 @@ impl Oracle {
             }
         }
     }
+}
+
+/// Key and uid of the entry that an object makes.
+fn source(resource: &Resource, object: &Value) -> Option<(Name, Name)> {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    let kind = match resource {
+        Resource::EdgeApplications => "Workload",
+        Resource::Devices => "Device",
+        _ => return None,
+    };
+    Some((entry(kind, text("name")), text("uid").into()))
 }
 
 fn desired_device(name: &str, uid: &str, node: &str, level: u64, maximum: u64) -> Event {

@@ -27,6 +27,8 @@ pub struct Plan {
     pub admit_all: bool,
     /// The cluster is restored from a snapshot, to an older revision.
     pub restore: bool,
+    /// Chance that a change is the deletion of a CRD. None in histories with a restore, which would restore CRDs, too.
+    pub crds: u64,
     /// The edgenode-controller is away: nobody is superseded by it.
     pub no_controller: bool,
 }
@@ -48,7 +50,11 @@ impl Plan {
             admit_all: rng.chance(70),
             no_controller: rng.chance(20),
             restore: rng.chance(50) && restores,
+            crds: if rng.chance(30) { 10 } else { 0 },
         };
+        if plan.restore {
+            plan.crds = 0;
+        }
         // Without a controller no mark is raised, and what nobody lives to remember cannot be known.
         plan.no_controller &= !plan.restore;
         plan

@@ -5,6 +5,7 @@
 use futures::FutureExt as _;
 use selvedge_history::Event;
 use selvedge_hub::cluster::{Cluster, Marks};
+use selvedge_model::crds::CrdRecord;
 use selvedge_model::{EntryKind, History};
 
 use crate::agent::CLUSTER;
@@ -20,6 +21,10 @@ const ASKED: u64 = 200;
 pub struct ClusterMap {
     /// Raised by a person.
     pub epoch: u64,
+    /// What a person has let go last.
+    pub release: String,
+    /// Under which CRDs nodes have learned what they hold.
+    pub crds: CrdRecord,
     marks: Marks,
     /// When each history was written.
     log: Vec<(u64, History)>,
@@ -45,6 +50,7 @@ impl World {
         if let Some((_, epoch)) = own.filter(|_| next.restored) {
             self.proved(epoch);
         }
+        self.record_crds();
         self.after(EVERY, Do::Mark);
     }
 
@@ -82,7 +88,7 @@ impl World {
             (self.cluster.own, self.cluster.witness) = (None, witness);
         }
         self.rollouts_restored();
-        self.break_watches();
+        self.break_watches(None);
         let patience = self.rng.range(5_000, 60_000);
         self.after(patience, Do::Accept);
     }
@@ -130,6 +136,7 @@ impl World {
         let cluster = Cluster { id: CLUSTER.into(), epoch, ca_pem: String::new(), release: String::new() };
         let mut marks = self.cluster.marks.clone();
         marks.restored = marks.restored.filter(|restored| *restored >= epoch);
+        crate::crds::remember(&hub, &self.cluster.crds);
         hub.read_marks(marks, self.instant());
         hub.set_cluster(&cluster, self.instant());
         hub.epoch_read(self.instant());

@@ -40,6 +40,9 @@ impl World {
         }
         let pause = self.rng.range(10, self.plan.change_every);
         self.after(pause, Do::User);
+        if self.rng.chance(self.plan.crds) {
+            return self.delete_crd();
+        }
         let (name, map) = APPLICATIONS[self.rng.index(APPLICATIONS.len())];
         let device_name = DEVICES[self.rng.index(DEVICES.len())];
         match self.rng.below(100) {
@@ -132,7 +135,7 @@ impl World {
         format!("{}-{name}-{}", kind.name(), self.number())
     }
 
-    fn create_application(&mut self, name: &str) {
+    pub fn create_application(&mut self, name: &str) {
         let key = ObjectKey::new(SHOP, name);
         if self.api.get(&Resource::EdgeApplications, &key).is_some() {
             return;

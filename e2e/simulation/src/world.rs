@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use selvedge_history::{Checker, Event, Name};
-use selvedge_hub::index::Resource;
+use selvedge_hub::index::{ObjectKey, Resource};
+use selvedge_hub::removals::Crd;
 use selvedge_hub::status::{Target, Work, Written};
 use selvedge_model::{ContentHash, EntryKey, SessionId};
 use selvedge_protocol::agent::{to_agent::Message as ToAgent, to_hub::Message as ToHub};
@@ -75,6 +76,18 @@ pub enum Do {
     Save(usize, u32),
     /// An agent starts again.
     Boot(usize, u32),
+    /// An object goes with its CRD.
+    Vanish(Resource, ObjectKey),
+    /// A CRD is gone, with all objects.
+    CrdGone(Crd, Resource),
+    /// It is created anew.
+    CrdAnew(Crd, Resource),
+    /// Its kind is served again.
+    CrdServed(Resource),
+    /// An object that went with it is applied again.
+    Reapply(Resource, Value),
+    /// A person lets held removals go.
+    ReleaseRemovals,
     /// A rollout goes on: application, its uid.
     Rollout(String, String),
     /// A ControllerRevision comes into being.
@@ -131,6 +144,8 @@ pub struct World {
     pub cluster: ClusterMap,
     /// What a restore took away, until that is accepted; none: there was none, or it is accepted.
     pub taken: Option<Vec<(Resource, Value)>>,
+    /// What went with a CRD, to be applied again.
+    pub manifests: Vec<(Resource, Value)>,
     /// Numbers for uids, values, states: each is used once.
     pub fresh: u64,
     base: Instant,
@@ -160,6 +175,7 @@ impl World {
             calm: false,
             cluster: ClusterMap::default(),
             taken: None,
+            manifests: Vec::new(),
             fresh: 0,
             base,
             queue: BTreeMap::new(),
@@ -210,6 +226,12 @@ impl World {
             Do::Apply(agent, life, key, hash) => self.apply(agent, life, &key, hash),
             Do::Save(agent, life) => self.save(agent, life),
             Do::Boot(agent, life) => self.boot(agent, life),
+            Do::Vanish(resource, key) => self.vanish(&resource, &key),
+            Do::CrdGone(crd, resource) => self.crd_gone(crd, resource),
+            Do::CrdAnew(crd, resource) => self.crd_anew(crd, resource),
+            Do::CrdServed(resource) => self.crd_served(resource),
+            Do::Reapply(resource, object) => self.reapply(&resource, object),
+            Do::ReleaseRemovals => self.release_removals(),
             Do::Rollout(application, uid) => self.roll(&application, &uid),
             Do::Release(name, release) => self.release(&name, &release),
             Do::Supersede(replica, uid, session) => self.supersede(replica, &uid, session),
@@ -280,14 +302,17 @@ impl World {
         self.fresh
     }
 
-    /// An object is written: by users, or by controllers.
+    /// An object is written: by users, or by controllers. Nothing comes of it while its kind is not served.
     pub fn put(&mut self, resource: &Resource, object: Value) {
+        if !self.api.takes(resource) {
+            return;
+        }
         self.api.put(self.now, resource, object.clone());
         self.wrote_object(resource, &crate::api::key(&object));
     }
 
     /// The API server has taken a write.
-    pub fn wrote_object(&mut self, resource: &Resource, key: &selvedge_hub::index::ObjectKey) {
+    pub fn wrote_object(&mut self, resource: &Resource, key: &ObjectKey) {
         let mut events = Vec::new();
         if let Some(object) = self.api.get(resource, key) {
             self.oracle.put(resource, object, &mut events);
@@ -297,7 +322,7 @@ impl World {
     }
 
     /// An object is deleted.
-    pub fn delete(&mut self, resource: &Resource, key: &selvedge_hub::index::ObjectKey) {
+    pub fn delete(&mut self, resource: &Resource, key: &ObjectKey) {
         let Some(object) = self.api.delete(self.now, resource, key) else { return };
         let mut events = Vec::new();
         self.oracle.gone(resource, &object, &mut events);

@@ -104,6 +104,8 @@ fn a_good_history_has_no_violation() {
     let withdrawn = Event::Withdrawn { node: Some("n".into()), key: DEVICE.into(), uid: "u1".into() };
     let out = Event::OutOfForce { agent: Agent::of("n"), key: DEVICE.into() };
     assert_eq!(violated(vec![withdrawn, reported(2), verdict(2, Verdict::Gone), out]), []);
+    let vanished = Event::Vanished { key: DEVICE.into() };
+    assert_eq!(violated(vec![vanished.clone(), reported(2), verdict(2, Verdict::Gone)]), []);
     let lost = Event::Booted { agent: Agent::of("n"), fresh: true, rows: Vec::new() };
     assert_eq!(violated(vec![lost, in_force(DEVICE, "u1", 10, "", 1)]), [], "a lost ledger knows nothing");
     let epoch = Event::Epoch { agent: Agent::of("n"), epoch: 1 };
@@ -115,6 +117,7 @@ fn a_good_history_has_no_violation() {
 #[test]
 fn what_must_not_be_is_found() {
     let out = Event::OutOfForce { agent: Agent::of("n"), key: DEVICE.into() };
+    let vanished = Event::Vanished { key: DEVICE.into() };
     for (wrong, invariant) in [
         (vec![in_force(DEVICE, "u1", 10, "", 1)], Invariant::I1),
         (vec![in_force(DEVICE, "u2", 14, "", 3), in_force(DEVICE, "u1", 15, "", 2)], Invariant::I1),
@@ -129,7 +132,8 @@ fn what_must_not_be_is_found() {
         (vec![said(2)], Invariant::I4),
         (vec![status(1, 1, vec![hash(1)])], Invariant::I5),
         (vec![status(0, 1, Vec::new())], Invariant::I6),
-        (vec![out], Invariant::Absence),
+        (vec![out.clone()], Invariant::Absence),
+        (vec![vanished, out], Invariant::Absence),
         (vec![answered(vec![row(2)])], Invariant::Repetition),
         (vec![in_force(WORKLOAD, "w", 13, "r2", 5)], Invariant::Late),
     ] {
