@@ -84,6 +84,12 @@ impl Checker {
             Event::Answered { agent, rows, removed, .. } => self.answered(&agent, rows, &removed),
             Event::InForce { agent, key, version } => self.in_force(&agent, key, version),
             Event::OutOfForce { agent, key } => self.out_of_force(&agent, &key),
+            Event::Kept { node, session, what, count, most } => {
+                if count > most {
+                    let text = format!("session {session} keeps {count} {what}, and {most} are the most");
+                    self.found(Invariant::I7, &node, &"".into(), text, &[]);
+                }
+            }
             Event::Applied { node, key, hash } => {
                 self.applied.entry((Some(node), key)).or_default().insert(hash);
             }

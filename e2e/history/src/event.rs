@@ -167,6 +167,19 @@ pub enum Event {
         /// Its number.
         nonce: u64,
     },
+    /// A session came to keep more of something than before.
+    Kept {
+        /// Of which node.
+        node: Name,
+        /// Which session.
+        session: SessionId,
+        /// Of what.
+        what: Name,
+        /// How much.
+        count: usize,
+        /// No more than the node's set and what its agent has account for.
+        most: usize,
+    },
     /// A delta was acknowledged.
     Answered {
         /// By which agent.

@@ -29,6 +29,7 @@
 //! | [`Event::Vanished`] | as the API server deletes what goes with its CRD |
 //! | [`Event::Booted`] | an agent opened its ledger: what it found there |
 //! | [`Event::Answered`] | an agent made an `Ack`, whether or not it gets away |
+//! | [`Event::Kept`] | a session of a hub keeps more of something than ever before |
 //! | [`Event::InForce`], [`Event::OutOfForce`] | after every step of an agent, and at its start, for what differs |
 //! | [`Event::Reported`] | a report leaves the agent |
 //! | [`Event::Applied`] | before the report that says so |

@@ -1,6 +1,7 @@
 //! Connections between agents and hubs: messages in order and late, cuts that each side learns of in its own
 //! time, and the shipped greeting at the hub's door.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use selvedge_history::{Event, Verdict};
@@ -18,6 +19,10 @@ use crate::world::{Do, World};
 
 /// A side that hears nothing learns in this time that the other is gone: two heartbeats, and a little.
 const SILENCE: (u64, u64) = (15_000, 32_000);
+
+/// Messages beside deltas and verdicts that may be on their way to a slow agent: each follows an answer of it, or ends
+/// the session.
+const MESSAGES: usize = 4;
 
 /// One connection.
 pub struct Connection {
@@ -45,6 +50,10 @@ pub struct Connection {
     up_until: u64,
     /// When the session is asked next.
     timer: u64,
+    /// Deltas and other messages on their way to the agent; verdicts are not counted, of which each answers a report.
+    on_way: (usize, usize),
+    /// The most that was kept for the session so far, by what.
+    kept: BTreeMap<&'static str, usize>,
 }
 
 impl World {
@@ -81,6 +90,8 @@ impl World {
                 down_until: forever,
                 up_until: forever,
                 timer: never,
+                on_way: (0, 0),
+                kept: BTreeMap::new(),
             },
         );
         self.agents[agent].connection = Some(number);
@@ -203,6 +214,37 @@ impl World {
         }
         self.ask_crds(replica);
         self.ask_cluster(replica);
+        self.weigh(number);
+    }
+
+    /// Looks what is kept for a session, and tells what is more than before (I7).
+    fn weigh(&mut self, number: u64) {
+        let now = self.instant();
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(seat) = &connection.seat else { return };
+        let (deltas, others) = connection.on_way;
+        let mut kept = seat.keeps(now);
+        kept.extend([("deltas on their way", deltas, 1), ("other messages on their way", others, MESSAGES)]);
+        let (node, session) = (seat.session().node().clone(), connection.id);
+        let mut more = Vec::new();
+        for (what, count, most) in kept {
+            let known = connection.kept.entry(what).or_default();
+            if count > *known {
+                *known = count;
+                let (node, what) = (node.clone(), what.into());
+                more.push(Event::Kept { node, session, what, count, most });
+            }
+        }
+        self.record_all(more);
+    }
+
+    /// A message has arrived at the agent, or was lost.
+    pub fn arrived(&mut self, number: u64, message: &ToAgent) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            if let Some(count) = counted(&mut connection.on_way, message) {
+                *count = count.saturating_sub(1);
+            }
+        }
     }
 
     /// Asks for a timer when the session wants one.
@@ -227,6 +269,11 @@ impl World {
             ToAgent::Delta(delta) => self.record(Event::Sent { node, session, nonce: delta.nonce }),
             ToAgent::Verdicts(verdicts) => self.tell(&node, session, verdicts),
             _ => {}
+        }
+        if let Some(connection) = self.connections.get_mut(&number)
+            && let Some(count) = counted(&mut connection.on_way, &message)
+        {
+            *count += 1;
         }
         self.at(at, Do::Down(number, Box::new(message)));
     }
@@ -336,5 +383,14 @@ impl World {
         connection.up_until = now + up;
         self.after(agent, Do::AgentLearns(number));
         self.after(hub, Do::HubLearns(number));
+    }
+}
+
+/// The count that a message belongs to.
+fn counted<'a>(on_way: &'a mut (usize, usize), message: &ToAgent) -> Option<&'a mut usize> {
+    match message {
+        ToAgent::Delta(_) => Some(&mut on_way.0),
+        ToAgent::Verdicts(_) => None,
+        _ => Some(&mut on_way.1),
     }
 }

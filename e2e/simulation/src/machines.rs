@@ -32,7 +32,7 @@ impl World {
     /// A message arrives at an agent.
     pub fn down(&mut self, number: u64, message: ToAgent) {
         if !self.reaches_agent(number) {
-            return;
+            return self.arrived(number, &message);
         }
         let Some(connection) = self.connections.get(&number) else { return };
         let (place, id) = (connection.agent, connection.id);
@@ -41,7 +41,8 @@ impl World {
             let until = agent.stuck_until;
             return self.at(until, Do::Down(number, Box::new(message)));
         }
-        let step = agent.receive(id, message);
+        self.arrived(number, &message);
+        let step = self.agents[place].receive(id, message);
         let dies = !self.calm && self.rng.below(DEATHS) == 0;
         if dies {
             self.record_all(step.events);

@@ -19,8 +19,12 @@ use selvedge_protocol::agent::{
     self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub,
 };
 
+use crate::stock::DEVICES;
+
 /// As the transport has it: status writes at once of one session.
 const WRITES: usize = 8;
+/// Beside the entries of its set a node costs its own status and the part of its workloads.
+const BESIDE: usize = 2;
 
 /// What follows from a step.
 #[derive(Default)]
@@ -61,6 +65,15 @@ impl Seat {
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// What is kept for it: of what, how much, and the most that the node's set and its agent account for (I7).
+    pub fn keeps(&self, now: Instant) -> Vec<(&'static str, usize, usize)> {
+        let most = self.session.reach(view(&self.hub.index(), &self.hub, now)) + BESIDE;
+        let session = self.session.keeps().map(|(what, count)| (what, count, most));
+        // The status of a device that has left the set is looked at once more.
+        let book = self.book.keeps().map(|(what, count)| (what, count, most + DEVICES.len()));
+        session.into_iter().chain(book).collect()
     }
 
     /// Its end, as the hub keeps account of it.
@@ -188,6 +201,9 @@ impl Seat {
 
     /// What became of the session beside what it said.
     fn look(&mut self, now: Instant) {
+        if self.session.is_quiet() {
+            self.book.delivered(now);
+        }
         if !self.session.is_resyncing() {
             self.turn = Turn::None;
         }

@@ -1,10 +1,11 @@
 //! Where a node stands: what of its set was delivered, and why not all of it. For status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use selvedge_model::{ContentHash, EntryKey, EntryKind};
 
+use super::delta::InFlight;
 use super::{MAX_RESYNCS, Session, State, View};
 use crate::index::{Held, Slot};
 use crate::removals::CHECKING_CRD;
@@ -129,6 +130,27 @@ impl Session {
     #[must_use]
     pub fn dirty(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// What the session keeps, in entries or parts of them: each is bounded by [`Self::reach`] (I7).
+    #[must_use]
+    pub fn keeps(&self) -> [(&'static str, usize); 5] {
+        [
+            ("dirty parts", self.dirty.len()),
+            ("answered rows", self.answered.len()),
+            ("refusals", self.refused.len()),
+            ("removals held back", self.kept.len()),
+            ("reports that wait", self.waiting_reports.len()),
+        ]
+    }
+
+    /// How many entries the node's set has, and the agent has or is about to have.
+    #[must_use]
+    pub fn reach(&self, view: View<'_>) -> usize {
+        let set = view.index.set(&self.node, &self.pins);
+        let mut keys: BTreeSet<&EntryKey> = set.keys().chain(self.answered.keys()).collect();
+        keys.extend(self.in_flight.iter().flat_map(InFlight::keys));
+        keys.len()
     }
 
     /// How many removals of a kind wait.

@@ -26,6 +26,11 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    /// What it brings or takes away.
+    pub fn keys(&self) -> impl Iterator<Item = &EntryKey> {
+        self.rows.iter().map(|(key, _)| key)
+    }
+
     /// Whether it changes nothing but the watermark.
     pub fn is_mark(&self) -> bool {
         self.rows.is_empty()

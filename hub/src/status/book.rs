@@ -288,6 +288,17 @@ impl Book {
             .collect()
     }
 
+    /// What the book keeps, in objects and entries: bounded by the node's set and what the agent has (I7).
+    #[must_use]
+    pub fn keeps(&self) -> [(&'static str, usize); 4] {
+        [
+            ("statuses to be written", self.objects.len()),
+            ("statuses written", self.said.len()),
+            ("reports told", self.told.len()),
+            ("devices that await", self.awaited.len()),
+        ]
+    }
+
     /// When the next write is to begin.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

@@ -55,6 +55,10 @@ fn rest(rows: Vec<Row>) -> Event {
     Event::Rest { agent: Agent::of("n"), session: Some(session(1)), wanted, rows, said }
 }
 
+fn kept(count: usize) -> Event {
+    Event::Kept { node: "n".into(), session: session(1), what: "dirty parts".into(), count, most: 3 }
+}
+
 fn said(says: u64) -> Event {
     match rest(vec![row(2)]) {
         Event::Rest { agent, session, wanted, rows, .. } => {
@@ -132,6 +136,7 @@ fn what_must_not_be_is_found() {
         (vec![said(2)], Invariant::I4),
         (vec![status(1, 1, vec![hash(1)])], Invariant::I5),
         (vec![status(0, 1, Vec::new())], Invariant::I6),
+        (vec![kept(3), kept(4)], Invariant::I7),
         (vec![out.clone()], Invariant::Absence),
         (vec![vanished, out], Invariant::Absence),
         (vec![answered(vec![row(2)])], Invariant::Repetition),
