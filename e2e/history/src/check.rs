@@ -25,6 +25,8 @@ struct Known {
     in_force: BTreeMap<Name, (InForce, Nth)>,
     /// Highest source revision in force by key and uid.
     newest: HashMap<(Name, Name), (u64, Nth)>,
+    /// It starts under another version next.
+    upgraded: bool,
     /// Youngest uid in force by key: when it was born, and when it came into force.
     youngest: HashMap<Name, (Nth, Nth)>,
 }
@@ -40,6 +42,8 @@ pub struct Checker {
     born: HashMap<Name, Nth>,
     withdrawn: HashMap<Place, HashSet<Name>>,
     vanished: HashSet<Name>,
+    /// Since when nothing that is desired changes.
+    settled: Option<Nth>,
     paced: HashSet<Name>,
     passed: HashSet<(Name, Name, Name)>,
     agents: HashMap<Agent, Known>,
@@ -74,6 +78,8 @@ impl Checker {
             Event::Passed { node, key, revision } => {
                 self.passed.insert((node, key, revision));
             }
+            Event::Upgraded { agent } => self.agents.entry(agent).or_default().upgraded = true,
+            Event::Settled => self.settled = Some(self.nth),
             Event::Booted { agent, fresh, rows } => self.booted(agent, fresh, rows),
             Event::Epoch { agent, epoch } => {
                 let known = self.agents.entry(agent).or_default();
@@ -154,6 +160,7 @@ impl Checker {
             self.agents.insert(agent.clone(), Known { epoch, ..Known::default() });
         }
         let known = self.agents.entry(agent.clone()).or_default();
+        let forgets = std::mem::take(&mut known.upgraded);
         if !fresh {
             let keys: BTreeSet<&Name> = known.answered.keys().chain(rows.keys()).collect();
             for key in keys {
@@ -161,7 +168,8 @@ impl Checker {
                 let found = rows.get(key);
                 let same =
                     |(a, b): (&(Name, ContentHash, Nth), &(Name, ContentHash, Nth))| a.0 == b.0 && a.1 == b.1;
-                if !told.zip(found).is_some_and(same) {
+                let forgot = forgets && found.is_none();
+                if !told.zip(found).is_some_and(same) && !forgot {
                     let text = |row: Option<&(Name, ContentHash, Nth)>| {
                         row.map_or("nothing".to_owned(), |(uid, hash, _)| format!("{hash:?} of {uid}"))
                     };
@@ -200,6 +208,7 @@ impl Checker {
     }
 
     fn in_force(&mut self, agent: &Agent, key: Name, version: InForce) {
+        self.check_settled(agent, &key, Some(&version));
         self.check_desired(agent, &key, &version);
         self.check_pace(agent, &key, &version);
         let nth = self.nth;
@@ -243,6 +252,21 @@ impl Checker {
         }
     }
 
+    /// I8.
+    fn check_settled(&mut self, agent: &Agent, key: &Name, version: Option<&InForce>) {
+        let Some(settled) = self.settled else { return };
+        let before = self.agents.get(agent).and_then(|known| known.in_force.get(key));
+        let content = |version: &InForce| (version.uid.clone(), version.hash);
+        if before.map(|before| content(&before.0)) != version.map(content) {
+            let was = before.map(|before| content(&before.0));
+            let text = format!(
+                "nothing desired changed, and {agent} went from {was:?} to {:?}",
+                version.map(content)
+            );
+            self.found(Invariant::I8, &agent.node, key, text, &[settled]);
+        }
+    }
+
     /// Sync rule 11.
     fn check_pace(&mut self, agent: &Agent, key: &Name, version: &InForce) {
         if !self.paced.contains(key) {
@@ -265,6 +289,7 @@ impl Checker {
 
     /// Sync rule 2.
     fn out_of_force(&mut self, agent: &Agent, key: &Name) {
+        self.check_settled(agent, key, None);
         let Some(known) = self.agents.get_mut(agent) else { return };
         let Some((version, since)) = known.in_force.remove(key) else { return };
         let let_go = |node: Option<Name>| {

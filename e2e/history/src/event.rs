@@ -126,11 +126,18 @@ pub enum Event {
         /// Its ControllerRevision.
         revision: Name,
     },
+    /// An agent starts under another version: what it had refused it forgets.
+    Upgraded {
+        /// Which agent.
+        agent: Agent,
+    },
+    /// All is at rest, and nothing that is desired changes from now on: whatever starts anew, in whatever version.
+    Settled,
     /// An agent opened its ledger.
     Booted {
         /// Which agent.
         agent: Agent,
-        /// The ledger is new, lost, a copy, or of another version of the agent: nothing is expected of it.
+        /// The ledger is new, lost or a copy: nothing is expected of it.
         fresh: bool,
         /// Everything that it has answered.
         rows: Vec<Row>,

@@ -27,6 +27,8 @@
 //! | [`Event::Desired`] | before (or as) the API server accepts the change: nothing can be in force earlier |
 //! | [`Event::Withdrawn`] | as the API server accepts the deletion, or the change that selects the node no more |
 //! | [`Event::Vanished`] | as the API server deletes what goes with its CRD |
+//! | [`Event::Upgraded`] | before the [`Event::Booted`] of an agent of another version |
+//! | [`Event::Settled`] | all is at rest, and only versions change from now on |
 //! | [`Event::Booted`] | an agent opened its ledger: what it found there |
 //! | [`Event::Answered`] | an agent made an `Ack`, whether or not it gets away |
 //! | [`Event::Kept`] | a session of a hub keeps more of something than ever before |

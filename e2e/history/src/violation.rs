@@ -22,6 +22,8 @@ pub enum Invariant {
     I6,
     /// What a hub keeps is bounded by connections and objects, however long an outage lasts.
     I7,
+    /// A new version alone changes nothing that is in force.
+    I8,
     /// Sync rule 2: absence must be knowledge. Nothing is taken away that was not withdrawn.
     Absence,
     /// Sync rule 4: what was answered in a content is not delivered again in it.
@@ -42,6 +44,7 @@ impl Invariant {
             Self::I5 => "I5",
             Self::I6 => "I6",
             Self::I7 => "I7",
+            Self::I8 => "I8",
             Self::Absence => "sync rule 2 (absence must be knowledge)",
             Self::Repetition => "sync rule 4 (equal content is not delivered again)",
             Self::Late => "sync rule 11 (late nodes)",

@@ -16,8 +16,14 @@ use selvedge_protocol::agent::{
 
 /// The cluster of all histories.
 pub const CLUSTER: &str = "c";
-/// The version of all agents.
-const VERSION: &str = "1";
+/// Which version of the agent runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Told apart by this.
+    pub number: u64,
+    /// It is the version before: it names no encodings.
+    pub before: bool,
+}
 
 /// What survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +62,8 @@ pub struct Step {
 pub struct Agent {
     /// Which machine.
     pub id: Id,
+    /// What runs.
+    pub version: Version,
     /// Rises with each start.
     pub life: u32,
     /// The connection, while there is one.
@@ -76,12 +84,13 @@ pub struct Agent {
 
 impl Agent {
     /// Starts an agent on a disk; `fresh`: what was answered before is not expected there.
-    pub fn boot(id: Id, life: u32, disk: Disk, fresh: bool) -> (Self, Step) {
-        let machine = open(disk.ledger);
+    pub fn boot(id: Id, version: Version, life: u32, disk: Disk, fresh: bool) -> (Self, Step) {
+        let machine = open(disk.ledger, version);
         let book = Book::open(machine.meta().boots, disk.reports.values().cloned().collect());
         let epoch = machine.meta().watermark.epoch;
         let mut agent = Self {
             id,
+            version,
             life,
             connection: None,
             session: None,
@@ -114,7 +123,12 @@ impl Agent {
     pub fn hello(&mut self, nonce: u64) -> (SessionId, ToHub) {
         let redirects = self.redirects;
         match self.machine.hello(nonce, redirects) {
-            Ok((id, hello)) => (id, ToHub::Hello(hello)),
+            Ok((id, mut hello)) => {
+                if self.version.before {
+                    hello.encodings.clear();
+                }
+                (id, ToHub::Hello(hello))
+            }
             Err(error) => unreachable!("a simulated disk is never damaged: {error}"),
         }
     }
@@ -305,8 +319,8 @@ impl Agent {
     }
 }
 
-fn open(store: MemoryStore) -> Machine<MemoryStore> {
-    match Machine::open(store, VERSION, CLUSTER) {
+fn open(store: MemoryStore, version: Version) -> Machine<MemoryStore> {
+    match Machine::open(store, &version.number.to_string(), CLUSTER) {
         Ok(machine) => machine,
         Err(error) => unreachable!("a simulated disk is never damaged: {error}"),
     }

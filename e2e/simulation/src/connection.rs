@@ -8,9 +8,9 @@ use selvedge_history::{Event, Verdict};
 use selvedge_hub::session::Session;
 use selvedge_hub::session::greeting::{Admission, greet};
 use selvedge_hub::sessions::Seen;
-use selvedge_model::SessionId;
+use selvedge_model::{HISTORY, SessionId};
 use selvedge_protocol::agent::{
-    Verdicts, to_agent::Message as ToAgent, to_hub::Message as ToHub, verdict::Code,
+    Hello, Verdicts, to_agent::Message as ToAgent, to_hub::Message as ToHub, verdict::Code,
 };
 
 use crate::agent::CLUSTER;
@@ -103,7 +103,7 @@ impl World {
         self.rng.range(1, self.plan.latency)
     }
 
-    /// A Hello arrives at the hub's door.
+    /// A Hello arrives at the hub's door: one of the version before knows neither encodings nor marks.
     pub fn hello(&mut self, number: u64, hello: ToHub) {
         let (now, instant) = (self.now, self.instant());
         let Some(connection) = self.connections.get(&number) else { return };
@@ -112,7 +112,8 @@ impl World {
         let (Some(hub), ToHub::Hello(hello)) = (place.hub.clone().filter(|_| there), hello) else {
             return self.hub_closes(number);
         };
-        let (id, replica) = (connection.id, connection.replica);
+        let (id, replica, older) = (connection.id, connection.replica, place.older);
+        let hello = if older { as_before(hello) } else { hello };
         let agent = self.agents[connection.agent].id.clone();
         let uid: Arc<str> = format!("{}-uid", agent.node).into();
         let greeted = {
@@ -145,7 +146,7 @@ impl World {
         if hub.sessions.is_paused(&uid, session.epoch()) {
             session = session.paused_before();
         }
-        let seat = Seat::new(hub, session, inbox);
+        let seat = Seat::new(hub, older, session, inbox);
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.seat = Some(seat);
         }
@@ -222,12 +223,15 @@ impl World {
         let now = self.instant();
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(seat) = &connection.seat else { return };
+        let at_agent = self.agents[connection.agent].rows().len();
         let (deltas, others) = connection.on_way;
         let mut kept = seat.keeps(now);
         kept.extend([("deltas on their way", deltas, 1), ("other messages on their way", others, MESSAGES)]);
         let (node, session) = (seat.session().node().clone(), connection.id);
         let mut more = Vec::new();
         for (what, count, most) in kept {
+            // What an agent has and the caches do not know is not known of a session before the sets are compared.
+            let most = if what == "reports that wait" { most + at_agent } else { most };
             let known = connection.kept.entry(what).or_default();
             if count > *known {
                 *known = count;
@@ -384,6 +388,15 @@ impl World {
         self.after(agent, Do::AgentLearns(number));
         self.after(hub, Do::HubLearns(number));
     }
+}
+
+/// What a hub of the version before reads of a Hello.
+fn as_before(mut hello: Hello) -> Hello {
+    hello.encodings.clear();
+    if let Some(watermark) = &mut hello.watermark {
+        watermark.revisions.remove(HISTORY);
+    }
+    hello
 }
 
 /// The count that a message belongs to.

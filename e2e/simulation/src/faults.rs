@@ -5,6 +5,8 @@ use selvedge_model::EntryKind;
 
 use crate::world::{Do, World};
 
+/// Whatever starts anew is at work again within this.
+const UPGRADE: u64 = 60_000;
 /// Copies of one disk that run at once, at most.
 const MOST_AGENTS: usize = 5;
 
@@ -66,7 +68,7 @@ impl World {
         }
     }
 
-    fn crash_replica(&mut self, replica: usize) {
+    pub fn crash_replica(&mut self, replica: usize) {
         if self.replicas[replica].hub.is_none() || self.is_witness(replica) {
             return;
         }
@@ -119,6 +121,23 @@ impl World {
         self.accept();
         self.finish_rollouts();
         self.release_removals();
+    }
+
+    /// All is at rest. Every replica and every agent starts anew, one after the other and in any version; nothing else
+    /// changes, so nothing may change at the nodes.
+    pub fn upgrade(&mut self) {
+        self.settled = true;
+        self.record(Event::Settled);
+        for replica in 0..self.replicas.len() {
+            self.crash_replica(replica);
+            self.run(self.now + UPGRADE);
+        }
+        for place in 0..self.agents.len() {
+            if self.agents[place].id.copy == 0 {
+                self.crash(place, false);
+            }
+        }
+        self.run(self.now + UPGRADE);
     }
 
     /// A person lets held removals go.

@@ -9,6 +9,11 @@
 //! the clock, the API server and its watches, the controllers, runtimes and drivers. `seat` stands for the
 //! hub's transport, `agent` for the agent's link.
 //!
+//! Beside cuts, crashes, lags and full disks: ConfigMaps and Secrets that go and come back, a CRD that is deleted and
+//! created anew, a cluster that is restored, hubs and agents of the version before beside those of this one. When all
+//! is at rest, everything may start anew once more, and nothing may come of that (I8). What each session of a hub
+//! keeps is weighed all along (I7).
+//!
 //! ```text
 //!  users, controllers ─► api ─► loops ─► [feed, index, sessions] ─► seat ─► connection ─► agent [ledger]
 //!          │                                                          │                      │
@@ -83,23 +88,30 @@ pub fn run(seed: u64, base: Instant, restores: bool) -> Run {
     }
     world.run(busy);
     world.calm();
-    let end = busy + SETTLES_WITHIN;
     // Long enough for what was begun: late revisions, nodes that are said to be offline.
-    let mut at = busy + 3 * ASKED_EVERY;
-    world.run(at);
-    while !world.is_at_rest() && at < end {
-        world.release_removals();
-        at += ASKED_EVERY;
-        world.run(at);
-    }
-    for rest in world.rests() {
-        world.record(rest);
+    world.run(busy + 3 * ASKED_EVERY);
+    world.settle();
+    if world.plan.upgrade && world.found() == 0 {
+        world.upgrade();
+        world.settle();
     }
     let (events, checker) = world.finish();
     Run { violations: checker.violations().to_vec(), events }
 }
 
 impl World {
+    /// Waits until all is at rest, or should long be.
+    fn settle(&mut self) {
+        let end = self.now + SETTLES_WITHIN;
+        while !self.is_at_rest() && self.now < end {
+            self.release_removals();
+            self.run(self.now + ASKED_EVERY);
+        }
+        for rest in self.rests() {
+            self.record(rest);
+        }
+    }
+
     /// Where every agent stands against what it should have.
     fn rests(&self) -> Vec<Event> {
         let agents = self.agents.iter().filter(|agent| agent.id.copy == 0);

@@ -33,6 +33,8 @@ pub struct Replica {
     pub hub: Option<Arc<Hub>>,
     /// Its loops.
     pub loops: BTreeMap<Resource, Loop>,
+    /// It is of the version before.
+    pub older: bool,
     /// It cannot reach the API server.
     pub cut_off: bool,
     /// ConfigMaps and Secrets that are to be fetched: not yet, or read before their watch had brought them.
@@ -89,7 +91,7 @@ impl Replica {
     /// A replica that is not started yet.
     pub fn down() -> Self {
         let (loops, crds) = (BTreeMap::new(), BTreeSet::new());
-        Self { life: 0, hub: None, loops, cut_off: false, early: Vec::new(), crds, turns: 0 }
+        Self { life: 0, hub: None, loops, older: false, cut_off: false, early: Vec::new(), crds, turns: 0 }
     }
 }
 
@@ -105,8 +107,11 @@ impl World {
         let hub = Arc::new(Hub::new(None, cluster, metrics));
         self.replicas[replica].hub = Some(hub);
         self.replicas[replica].crds = Crd::ALL.into();
+        let older = self.plan.skew && self.rng.chance(50);
+        self.replicas[replica].older = older;
         self.follow_cluster(replica, life);
-        self.note(format!("replica {replica} starts cold"));
+        let version = if older { ", of the version before" } else { "" };
+        self.note(format!("replica {replica} starts cold{version}"));
         for resource in Resource::CORE {
             self.start_loop(replica, resource);
         }

@@ -4,7 +4,7 @@ use selvedge_history::{Agent as Id, Event};
 use selvedge_model::{ContentHash, EntryKey};
 use selvedge_protocol::agent::to_agent::Message as ToAgent;
 
-use crate::agent::{Agent, Disk, Ends, Step};
+use crate::agent::{Agent, Disk, Ends, Step, Version};
 use crate::world::{Do, World};
 
 /// One of so many messages kills its agent after it was committed and before it was answered.
@@ -16,7 +16,8 @@ impl World {
     /// A machine joins, with its disk.
     pub fn add_agent(&mut self, id: Id, disk: Disk) {
         let place = self.agents.len();
-        let (agent, step) = Agent::boot(id, 0, disk, true);
+        let version = Version { number: 0, before: self.plan.skew && self.rng.chance(50) };
+        let (agent, step) = Agent::boot(id, version, 0, disk, true);
         self.agents.push(agent);
         self.went(place, step);
         self.started(place);
@@ -149,12 +150,26 @@ impl World {
         }
         let Some((disk, lost)) = self.parked.remove(&place) else { return };
         let id = self.agents[place].id.clone();
-        let (agent, step) = Agent::boot(id, life, disk, lost);
+        let version = self.version_of(place);
+        let (agent, step) = Agent::boot(id, version, life, disk, lost);
         self.agents[place] = agent;
         if self.calm {
             self.agents[place].fill(false);
         }
         self.went(place, step);
         self.started(place);
+    }
+
+    /// The version that a machine starts in: another one at times, and when all is at rest.
+    fn version_of(&mut self, place: usize) -> Version {
+        let upgrade = self.settled || (self.plan.skew && self.rng.chance(30));
+        if !upgrade {
+            return self.agents[place].version;
+        }
+        let (number, before) = (self.number(), self.plan.skew && self.rng.chance(50));
+        let agent = self.agents[place].id.clone();
+        self.note(format!("{agent} starts in another version{}", if before { ", that before" } else { "" }));
+        self.record(Event::Upgraded { agent });
+        Version { number, before }
     }
 }

@@ -29,6 +29,11 @@ pub struct Plan {
     pub restore: bool,
     /// Chance that a change is the deletion of a CRD. None in histories with a restore, which would restore CRDs, too.
     pub crds: u64,
+    /// Replicas and agents of the version before run beside those of this one, and each start may be of the other.
+    /// None in histories with a restore, which the version before could not prove.
+    pub skew: bool,
+    /// In the end all of them start anew.
+    pub upgrade: bool,
     /// The edgenode-controller is away: nobody is superseded by it.
     pub no_controller: bool,
 }
@@ -51,9 +56,11 @@ impl Plan {
             no_controller: rng.chance(20),
             restore: rng.chance(50) && restores,
             crds: if rng.chance(30) { 10 } else { 0 },
+            skew: rng.chance(50),
+            upgrade: rng.chance(50),
         };
         if plan.restore {
-            plan.crds = 0;
+            (plan.crds, plan.skew) = (0, false);
         }
         // Without a controller no mark is raised, and what nobody lives to remember cannot be known.
         plan.no_controller &= !plan.restore;

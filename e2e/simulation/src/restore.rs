@@ -137,7 +137,9 @@ impl World {
         let mut marks = self.cluster.marks.clone();
         marks.restored = marks.restored.filter(|restored| *restored >= epoch);
         crate::crds::remember(&hub, &self.cluster.crds);
-        hub.read_marks(marks, self.instant());
+        if !self.replicas[replica].older {
+            hub.read_marks(marks, self.instant());
+        }
         hub.set_cluster(&cluster, self.instant());
         hub.epoch_read(self.instant());
         if epoch > before {

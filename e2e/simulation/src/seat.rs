@@ -14,7 +14,7 @@ use selvedge_hub::resyncs::Turn;
 use selvedge_hub::session::{Closed, Output, Session, Sync, View};
 use selvedge_hub::sessions::Inbox;
 use selvedge_hub::status::{self, Begun, Book, Job, Target, Work, Written};
-use selvedge_model::{EntryKey, EntryKind};
+use selvedge_model::{EntryKey, EntryKind, HISTORY};
 use selvedge_protocol::agent::{
     self as wire, refused::Code, to_agent::Message as ToAgent, to_hub::Message as ToHub,
 };
@@ -40,6 +40,8 @@ pub struct Follows {
 /// See the module.
 pub struct Seat {
     hub: Arc<Hub>,
+    /// The hub is of the version before.
+    older: bool,
     session: Session,
     inbox: Arc<Inbox>,
     book: Book,
@@ -57,9 +59,10 @@ fn view<'a>(index: &'a Index, hub: &'a Hub, now: Instant) -> View<'a> {
 
 impl Seat {
     /// A session that was admitted and opened.
-    pub fn new(hub: Arc<Hub>, session: Session, inbox: Arc<Inbox>) -> Self {
+    pub fn new(hub: Arc<Hub>, older: bool, session: Session, inbox: Arc<Inbox>) -> Self {
         let book = Book::new(session.node().clone());
-        Self { hub, session, inbox, book, held: BTreeMap::new(), writes: 0, turn: Turn::None, obstacle: None }
+        let (held, turn) = (BTreeMap::new(), Turn::None);
+        Self { hub, older, session, inbox, book, held, writes: 0, turn, obstacle: None }
     }
 
     /// The session.
@@ -153,7 +156,10 @@ impl Seat {
         let mut follows = Follows::default();
         for output in outputs {
             match output {
-                Output::Send(message) => {
+                Output::Send(mut message) => {
+                    if self.older {
+                        self.say_as_before(&mut message);
+                    }
                     if matches!(message, ToAgent::InSync(_)) {
                         self.count_held();
                         self.hub.sessions.resume(self.session.uid());
@@ -197,6 +203,17 @@ impl Seat {
         self.inbox.waits.store(self.session.waits(), std::sync::atomic::Ordering::Relaxed);
         self.inbox.unmarked.store(self.session.is_unmarked(), std::sync::atomic::Ordering::Relaxed);
         follows
+    }
+
+    /// The version before tells an agent its whole watermark, in which it writes no mark.
+    fn say_as_before(&self, message: &mut ToAgent) {
+        if let ToAgent::Delta(delta) = message
+            && let Some(watermark) = &mut delta.watermark
+            && let Some(whole) = self.session.offered()
+        {
+            *watermark = whole.into();
+            watermark.revisions.remove(HISTORY);
+        }
     }
 
     /// What became of the session beside what it said.

@@ -140,6 +140,8 @@ pub struct World {
     pub connections: BTreeMap<u64, Connection>,
     /// Faults have stopped.
     pub calm: bool,
+    /// All was at rest, and nothing changes any more but versions.
+    pub settled: bool,
     /// What the cluster says of itself.
     pub cluster: ClusterMap,
     /// What a restore took away, until that is accepted; none: there was none, or it is accepted.
@@ -173,6 +175,7 @@ impl World {
             parked: BTreeMap::new(),
             connections: BTreeMap::new(),
             calm: false,
+            settled: false,
             cluster: ClusterMap::default(),
             taken: None,
             manifests: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use selvedge_model::{ContentHash, EntryKey, EntryKind};
+use selvedge_model::{ContentHash, EntryKey, EntryKind, Watermark};
 
 use super::delta::InFlight;
 use super::{MAX_RESYNCS, Session, State, View};
@@ -142,6 +142,12 @@ impl Session {
             ("removals held back", self.kept.len()),
             ("reports that wait", self.waiting_reports.len()),
         ]
+    }
+
+    /// The whole watermark that the delta in flight brings the agent to, if it brings one.
+    #[must_use]
+    pub fn offered(&self) -> Option<&Watermark> {
+        self.in_flight.as_ref()?.watermark.as_ref()
     }
 
     /// How many entries the node's set has, and the agent has or is about to have.

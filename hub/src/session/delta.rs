@@ -22,7 +22,7 @@ pub(super) struct InFlight {
     bytes: usize,
     target: Digest,
     rows: Vec<(EntryKey, Option<Answered>)>,
-    watermark: Option<Watermark>,
+    pub watermark: Option<Watermark>,
 }
 
 impl InFlight {
