@@ -244,10 +244,9 @@ impl World {
 
     /// A message has arrived at the agent, or was lost.
     pub fn arrived(&mut self, number: u64, message: &ToAgent) {
-        if let Some(connection) = self.connections.get_mut(&number) {
-            if let Some(count) = counted(&mut connection.on_way, message) {
-                *count = count.saturating_sub(1);
-            }
+        let connection = self.connections.get_mut(&number);
+        if let Some(count) = connection.and_then(|connection| counted(&mut connection.on_way, message)) {
+            *count = count.saturating_sub(1);
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Oracle {
 
 /// ContentHash with an order.
 type Hash = ContentHash;
+/// What a node should run of an application: its content, and the ConfigMaps and Secrets that it names.
+type Resolved = (Hash, Vec<(ReferenceKind, Value)>);
 
 /// The key of an entry, as histories name it.
 pub fn entry(kind: &str, name: &str) -> Name {
@@ -241,7 +243,7 @@ impl Oracle {
         app: &Value,
         enabled: bool,
         exact: bool,
-    ) -> Option<Result<(ContentHash, Vec<(ReferenceKind, Value)>), ()>> {
+    ) -> Option<Result<Resolved, ()>> {
         let (app_uid, node_uid) = (app["metadata"]["uid"].as_str()?, node["metadata"]["uid"].as_str()?);
         let rollout = Rollout::deserialize(&app["status"]["rollout"]).ok();
         let Some(rollout) = rollout else { return Some(Err(())) };
