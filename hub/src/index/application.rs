@@ -284,6 +284,12 @@ impl Index {
         self.applications.get(application)?.target(self.nodes.get(node)?)
     }
 
+    /// Whether there is another application under the name of one with this uid.
+    #[must_use]
+    pub fn is_created_anew(&self, application: &ObjectKey, uid: &str) -> bool {
+        self.applications.get(application).is_some_and(|application| *application.uid != *uid)
+    }
+
     /// Whether a late node may go on.
     #[must_use]
     pub fn admits(&self, node: &str, application: &ObjectKey) -> bool {
@@ -318,7 +324,16 @@ impl Index {
             ));
         }
         if !revision.selects(node) {
-            return Ok(None);
+            // A late node keeps what it is on its way back to: an outage until it is admitted serves nobody.
+            return if **name == *target || self.deselects(node_name, key) {
+                Ok(None)
+            } else {
+                Err(unresolved(format!(
+                    "ControllerRevision {0}/{name}, on which the node is, does not select it any more, and {0}/{target} \
+                     may: the node goes on when it is admitted",
+                    key.namespace
+                )))
+            };
         }
         if !self.is_enabled(&key.namespace) {
             return Err(unresolved(format!(

@@ -190,8 +190,10 @@ impl Session {
                 None => {
                     self.answered.remove(&key);
                     // A node that holds no revision takes its interval's, also of an application that returns.
-                    if key.kind == EntryKind::Workload {
-                        self.pins.remove(&ObjectKey::new(&key.namespace, &key.name));
+                    if key.kind == EntryKind::Workload
+                        && self.pins.remove(&ObjectKey::new(&key.namespace, &key.name)).is_some()
+                    {
+                        self.dirty.insert(Part::Workloads);
                     }
                 }
             }
@@ -348,7 +350,8 @@ impl Session {
     }
 
     /// Late nodes: a node stays on the revision that it holds until it is admitted; without rollout state
-    /// it stays, too, and what comes then passes nobody (sync rule 11).
+    /// it stays, too, and what comes then passes nobody, nor does the first of an application that was created anew
+    /// (sync rule 11).
     pub(super) fn refresh_pins(&mut self, view: View<'_>) {
         let (index, node) = (view.index, &*self.node);
         self.pins.retain(|application, revision| {
@@ -360,7 +363,15 @@ impl Session {
         let workloads = self.answered.iter().chain(sent).filter(|(key, _)| key.kind == EntryKind::Workload);
         for (key, answered) in workloads.filter(|(_, answered)| !answered.revision.is_empty()) {
             let application = ObjectKey::new(&key.namespace, &key.name);
-            if index.target(node, &application).is_none() {
+            let late = match index.target(node, &application) {
+                None => true,
+                Some(target) => {
+                    target != &*answered.revision
+                        && index.is_created_anew(&application, &answered.uid)
+                        && !index.admits(node, &application)
+                }
+            };
+            if late {
                 self.pins.insert(application, answered.revision.clone());
             }
         }

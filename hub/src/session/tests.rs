@@ -127,23 +127,31 @@ fn running(world: &World) -> Option<&str> {
     Some(row.in_force.as_ref()?.revision.as_str())
 }
 
+fn revision(name: &str, tier: &str) -> Action {
+    let data = serde_json::json!({"selector": {"matchLabels": {"tier": tier}},
+        "template": {"spec": {"containers": [{"name": "c", "image": name}]}}});
+    let labels = serde_json::json!({"selvedge.dev/application": "web"});
+    put(
+        Resource::ControllerRevisions,
+        "shop",
+        name,
+        serde_json::json!({"metadata": {"labels": labels}, "data": data}),
+    )
+}
+
+fn labelled(tier: &str) -> Action {
+    let node = serde_json::json!({"metadata": {"uid": "n1-0", "labels": {"tier": tier}}});
+    put(Resource::EdgeNodes, "", NODE, node)
+}
+
 /// A node of the tier "a", an enabled namespace, and three revisions.
 fn stage() -> World {
     let mut world = World::new();
     let labels = serde_json::json!({"selvedge.dev/edge": "enabled"});
-    let node = serde_json::json!({"metadata": {"uid": "n1-0", "labels": {"tier": "a"}}});
     world.act(put(Resource::Namespaces, "", "shop", serde_json::json!({"metadata": {"labels": labels}})));
-    world.act(put(Resource::EdgeNodes, "", NODE, node));
-    for revision in ["r1", "r2", "r3"] {
-        let data = serde_json::json!({"selector": {"matchLabels": {"tier": "a"}},
-            "template": {"spec": {"containers": [{"name": "c", "image": revision}]}}});
-        let labels = serde_json::json!({"selvedge.dev/application": "web"});
-        world.act(put(
-            Resource::ControllerRevisions,
-            "shop",
-            revision,
-            serde_json::json!({"metadata": {"labels": labels}, "data": data}),
-        ));
+    world.act(labelled("a"));
+    for name in ["r1", "r2", "r3"] {
+        world.act(revision(name, "a"));
     }
     world
 }
@@ -194,6 +202,37 @@ fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
     world.act(rollout("r1", &[]));
     world.settle();
     assert_eq!(running(&world), Some("r3"), "rebuilt rollout state passed a live node");
+}
+
+#[test]
+fn a_late_node_keeps_what_its_old_revision_does_not_select_any_more_and_the_new_one_does() {
+    let mut world = stage();
+    world.act(revision("r2", "b"));
+    world.act(rollout("r1", &[]));
+    world.settle();
+    world.act(Action::Cut);
+    world.act(rollout("r2", &[]));
+    world.act(labelled("b"));
+    world.settle();
+    assert_eq!(running(&world), Some("r1"), "it would have come back when it is admitted");
+    world.act(rollout("r2", &["n1-0"]));
+    world.settle();
+    assert_eq!(running(&world), Some("r2"));
+}
+
+#[test]
+fn a_late_node_that_neither_revision_selects_holds_none_and_takes_what_selects_it_next() {
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    world.act(Action::Cut);
+    world.act(rollout("r2", &[]));
+    world.act(labelled("b"));
+    world.settle();
+    assert_eq!(running(&world), None);
+    world.act(revision("r2", "b"));
+    world.settle();
+    assert_eq!(running(&world), Some("r2"));
 }
 
 #[test]
