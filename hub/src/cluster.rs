@@ -100,18 +100,25 @@ impl Unreadable {
         news && unreadable
     }
 
-    /// Looks at an answer of the API server: the ConfigMap, none when there is none, or why it is not known.
-    fn look(&mut self, answer: Result<Option<&ConfigMap>, &str>, removals: &Removals, metrics: &Metrics) {
+    /// Looks at an answer of the API server: the ConfigMap, none when there is none, or why it is not known. What of
+    /// it can be read: nothing without an identity.
+    fn look(
+        &mut self,
+        answer: Result<Option<&ConfigMap>, &str>,
+        removals: &Removals,
+        metrics: &Metrics,
+    ) -> Option<(Cluster, Option<Marks>)> {
         if self.note("object", answer.is_err(), metrics) {
             tracing::warn!(error = answer.err(), "cannot read ConfigMap {NAME}: what is known of it holds");
         }
-        let Ok(Some(map)) = answer else { return };
-        if self.note("identity", Cluster::read(map).is_none(), metrics) {
+        let map = answer.ok()??;
+        let (cluster, marks) = (Cluster::read(map), Marks::read(map));
+        if self.note("identity", cluster.is_none(), metrics) {
             tracing::error!(
                 "clusterId, ca.crt or epoch of ConfigMap {NAME} is missing or cannot be read: what was read last holds"
             );
         }
-        if self.note("history", Marks::read(map).is_none(), metrics) {
+        if self.note("history", marks.is_none(), metrics) {
             tracing::error!("data.history or data.restored of ConfigMap {NAME} cannot be read");
         }
         let record = crd_check::remember(removals, map);
@@ -122,6 +129,7 @@ impl Unreadable {
                  not known"
             );
         }
+        Some((cluster?, marks))
     }
 }
 
@@ -155,35 +163,26 @@ pub async fn follow(
             Ok(Err(error)) => Err(chain(&error)),
             Err(_) => Err("no answer".to_owned()),
         };
-        unreadable.look(
-            answer.as_ref().map(Option::as_ref).map_err(String::as_str),
-            &hub.removals,
-            &hub.metrics,
-        );
-        match &answer {
-            Ok(Some(map)) => {
-                if let Some(cluster) = Cluster::read(map) {
-                    let before = sender.borrow().clone();
-                    if let Some(marks) = Marks::read(map) {
-                        hub.read_marks(marks, clock::now());
-                    }
-                    hub.set_cluster(&cluster, clock::now());
-                    hub.epoch_read(asked);
-                    if before.as_deref() != Some(&cluster) {
-                        if let Some(before) = before {
-                            released(&hub, &before, &cluster);
-                        }
-                        tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
-                        sender.send_replace(Some(Arc::new(cluster)));
-                    }
-                    hub.sessions.wake_waiting();
+        if matches!(answer, Ok(None)) && !said {
+            said = true;
+            tracing::info!("waits for ConfigMap {namespace}/{NAME}, which the edgenode-controller makes");
+        }
+        let answer = answer.as_ref().map(Option::as_ref).map_err(String::as_str);
+        if let Some((cluster, marks)) = unreadable.look(answer, &hub.removals, &hub.metrics) {
+            let before = sender.borrow().clone();
+            if let Some(marks) = marks {
+                hub.read_marks(marks, clock::now());
+            }
+            hub.set_cluster(&cluster, clock::now());
+            hub.epoch_read(asked);
+            if before.as_deref() != Some(&cluster) {
+                if let Some(before) = before {
+                    released(&hub, &before, &cluster);
                 }
+                tracing::info!(cluster = cluster.id, epoch = cluster.epoch, "cluster identity");
+                sender.send_replace(Some(Arc::new(cluster)));
             }
-            Ok(None) if !said => {
-                said = true;
-                tracing::info!("waits for ConfigMap {namespace}/{NAME}, which the edgenode-controller makes");
-            }
-            _ => {}
+            hub.sessions.wake_waiting();
         }
         let wait = if sender.borrow().is_some() { EVERY } else { EVERY_AT_FIRST };
         tokio::select! {

@@ -76,12 +76,7 @@ pub async fn follow(client: Client, hub: Arc<Hub>, token: CancellationToken) -> 
 /// When what stands there is no record.
 pub fn remember(removals: &Removals, cluster: &ConfigMap) -> Result<(), serde_json::Error> {
     let Some(text) = cluster.data.as_ref().and_then(|data| data.get("crds")) else { return Ok(()) };
-    let record: CrdRecord = serde_json::from_str(text)?;
-    for crd in Crd::ALL {
-        if let Some(uid) = record.uids.get(crd.name()) {
-            removals.learned_under(crd, uid);
-        }
-    }
+    removals.recall(&serde_json::from_str::<CrdRecord>(text)?);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use selvedge_protocol::agent::{
 
 /// The cluster of all histories.
 pub const CLUSTER: &str = "c";
+
 /// Which version of the agent runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use selvedge_hub::index::{ObjectKey, Resource};
 use selvedge_hub::removals::{Crd, CrdState};
-use selvedge_model::crds::CrdRecord;
 use serde_json::Value;
 
 use crate::stock::SHOP;
@@ -143,15 +142,6 @@ impl World {
         if place.hub.as_ref().is_some_and(|hub| hub.removals.wanted.notified().now_or_never().is_some()) {
             let latency = 20 + self.rng.below(self.plan.api);
             self.after(latency, Do::Crds(replica, life));
-        }
-    }
-}
-
-/// What a hub remembers of the record, as it begins and as it goes on.
-pub fn remember(hub: &selvedge_hub::hub::Hub, record: &CrdRecord) {
-    for crd in Crd::ALL {
-        if let Some(uid) = record.uids.get(crd.name()) {
-            hub.removals.learned_under(crd, uid);
         }
     }
 }

@@ -136,7 +136,7 @@ impl World {
         let cluster = Cluster { id: CLUSTER.into(), epoch, ca_pem: String::new(), release: String::new() };
         let mut marks = self.cluster.marks.clone();
         marks.restored = marks.restored.filter(|restored| *restored >= epoch);
-        crate::crds::remember(&hub, &self.cluster.crds);
+        hub.removals.recall(&self.cluster.crds);
         if !self.replicas[replica].older {
             hub.read_marks(marks, self.instant());
         }

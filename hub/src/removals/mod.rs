@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use selvedge_model::crds::CrdRecord;
 use selvedge_model::{EntryKey, EntryKind};
 use tokio::sync::Notify;
 
@@ -196,6 +197,15 @@ impl Removals {
         {
             known.life += u32::from(known.uid.is_some());
             known.uid = Some(uid);
+        }
+    }
+
+    /// Under the CRDs of this record the nodes have learned what they hold: see [`Self::learned_under`].
+    pub fn recall(&self, record: &CrdRecord) {
+        for crd in Crd::ALL {
+            if let Some(uid) = record.uids.get(crd.name()) {
+                self.learned_under(crd, uid);
+            }
         }
     }
 
