@@ -162,6 +162,8 @@ impl World {
     }
 
     pub fn act(&mut self, action: Action) {
+        // No two things happen at once: what was asked for before something is told from what was asked for after.
+        self.now += Duration::from_micros(1);
         match action {
             Action::Change(change) => {
                 self.revision += 1;
