@@ -20,8 +20,8 @@ use selvedge_operator::listwatch::{self, ListWatch, Poke, Target};
 use selvedge_operator::telemetry::chain;
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -31,6 +31,8 @@ use crate::removals::Crd;
 
 /// Events between a loop and the index: the index is quick, so a few are enough; more would only be memory.
 const BETWEEN: usize = 64;
+/// How often ConfigMaps and Secrets that nothing on a served node names are forgotten.
+const FORGET: Duration = Duration::from_secs(60);
 /// Longest wait for one ConfigMap or Secret.
 const FETCH: Duration = Duration::from_secs(10);
 
@@ -77,6 +79,7 @@ pub async fn follow(
         let synced = synced.clone();
         loops.spawn(resource_loop(client.clone(), hub.clone(), resource, Some(synced), token.clone()));
     }
+    loops.spawn(forget(hub.clone(), token.clone()));
     loops.spawn(references(client, hub, token));
     while let Some(ended) = loops.join_next().await {
         ended?;
@@ -240,12 +243,13 @@ fn target(resource: &Resource) -> Target {
 }
 
 /// ConfigMaps and Secrets of enabled namespaces: one loop each, started and ended with what is to be followed;
-/// and fetches of those whose data was dropped before something named them.
+/// and fetches of those whose data was dropped before a workload was resolved with them.
 async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
     let mut loops: HashMap<Resource, CancellationToken> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut fetches = BTreeSet::new();
     let mut backoff = Backoff::of_loops();
+    let mut fetch_at = clock::now();
     loop {
         let wanted = hub.index().to_follow();
         loops.iter().filter(|(resource, _)| !wanted.contains(resource)).for_each(|(_, stop)| stop.cancel());
@@ -258,14 +262,17 @@ async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
             });
         }
         fetches.extend(hub.take_unfetched());
-        let failed = fetch(&client, &hub, &mut fetches).await;
-        let again = if failed { backoff.failed() } else { Duration::MAX };
-        if !failed {
-            backoff.succeeded();
+        // However many sessions ask meanwhile.
+        if fetch_at <= clock::now() {
+            if fetch(&client, &hub, &mut fetches).await {
+                fetch_at = clock::now() + backoff.failed();
+            } else {
+                backoff.succeeded();
+            }
         }
         tokio::select! {
             () = hub.references.notified() => {}
-            () = sleep(again) => {}
+            () = sleep_until(fetch_at.into()), if !fetches.is_empty() => {}
             Some(ended) = tasks.join_next() => {
                 if let Ok(resource) = ended {
                     loops.remove(&resource);
@@ -275,6 +282,15 @@ async fn references(client: Client, hub: Arc<Hub>, token: CancellationToken) {
         }
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Drops what no served node's workloads name any more, every now and then.
+async fn forget(hub: Arc<Hub>, token: CancellationToken) {
+    while token.run_until_cancelled(sleep(FORGET)).await.is_some() {
+        let hub = hub.clone();
+        // A look at every node: nothing for a thread that serves sessions.
+        let _ = spawn_blocking(move || hub.forget_references()).await;
+    }
 }
 
 async fn reference_loop(

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::notices::Notices;
 use crate::removals::{Crd, Removals};
 use crate::resyncs::Resyncs;
+use crate::session::View;
 use crate::sessions::Sessions;
 use crate::status::{Bucket, Recall};
 
@@ -82,6 +83,16 @@ impl Hub {
     /// The index, to look at. Never held across an await.
     pub fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session looks at the caches. What it misses of ConfigMaps and Secrets is fetched.
+    pub fn look<T>(&self, now: Instant, act: impl FnOnce(View<'_>) -> T) -> T {
+        let index = self.index();
+        let seen = act(View { index: &index, gate: &self.removals, now });
+        if index.has_unfetched() {
+            self.references.notify_one();
+        }
+        seen
     }
 
     /// Applies an event and wakes the sessions that it touches.
@@ -240,6 +251,15 @@ impl Hub {
         for kind in [EntryKind::NodeSettings, EntryKind::Workload, EntryKind::Device] {
             self.removals.announce(kind, usize::MAX / 2, now);
         }
+    }
+
+    /// Drops the data of ConfigMaps and Secrets that no workload of a node with a session here names. The caches are
+    /// locked anew for each revision, so that nobody waits for a look at all nodes.
+    pub fn forget_references(&self) {
+        let nodes = self.sessions.nodes();
+        let naming = self.index().naming_revisions();
+        let run = naming.into_iter().filter(|revision| self.index().is_run_by(revision, &nodes)).collect();
+        self.index.write().unwrap_or_else(PoisonError::into_inner).keep_references_of(&run);
     }
 
     /// ConfigMaps and Secrets whose data must be fetched.

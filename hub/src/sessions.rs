@@ -256,6 +256,12 @@ impl Sessions {
         (inner.live.values().map(|live| live.seen.clone()).collect(), changes)
     }
 
+    /// Names of the nodes that have a session here.
+    #[must_use]
+    pub fn nodes(&self) -> HashSet<Arc<str>> {
+        self.lock().names.keys().cloned().collect()
+    }
+
     /// How many are live.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -38,7 +38,10 @@ fn render(yaml: &str) -> String {
         objects.push(object.clone());
         index.apply(Event::Applied(resource(&object), object));
     }
-    // What was dropped when nothing named it is fetched, as the feed does.
+    // What was dropped when nothing named it is fetched, as the feed does, when a node is found to need it.
+    for node in &nodes {
+        let _ = index.set(node, &Pins::new());
+    }
     for (wanted, key) in index.take_unfetched() {
         let fetched = |object: &&Value| resource(object) == wanted && object["metadata"]["name"] == *key.name;
         for object in objects.iter().filter(fetched) {

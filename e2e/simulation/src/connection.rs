@@ -215,6 +215,7 @@ impl World {
         }
         self.ask_crds(replica);
         self.ask_cluster(replica);
+        self.ask_references(replica);
         self.weigh(number);
     }
 

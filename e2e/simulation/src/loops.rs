@@ -25,6 +25,9 @@ const GIVEN_UP: u64 = 30_000;
 /// A watch that is silent for this long past its end is dead: that of the shipped loop.
 const GRACE: u64 = 5_000;
 
+/// What is not named any more of ConfigMaps and Secrets is forgotten so often: histories are short.
+const FORGET: u64 = 7_000;
+
 /// One replica of the hub.
 pub struct Replica {
     /// Rises with each start.
@@ -116,6 +119,7 @@ impl World {
             self.start_loop(replica, resource);
         }
         self.after(1, Do::Crds(replica, life));
+        self.after(FORGET, Do::Forget(replica, life));
         let key_read = self.rng.range(1, 5_000);
         self.after(key_read, Do::VersionKey(replica, life));
     }
@@ -487,6 +491,14 @@ impl World {
             }
         }
         self.fetch(replica, life, &hub);
+    }
+
+    /// What no served node's workloads name is forgotten, every now and then.
+    pub fn forget_references(&mut self, replica: usize, life: u32) {
+        let place = &self.replicas[replica];
+        let Some(hub) = place.hub.as_ref().filter(|_| place.life == life) else { return };
+        hub.forget_references();
+        self.after(FORGET, Do::Forget(replica, life));
     }
 
     /// A loop has ended: nothing is known of its resource, which may be wanted again.

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use futures::FutureExt as _;
 use selvedge_hub::hub::Hub;
-use selvedge_hub::index::{Index, ObjectKey, Part, Resource};
+use selvedge_hub::index::{ObjectKey, Part, Resource};
 use selvedge_hub::resyncs::Turn;
-use selvedge_hub::session::{Closed, Output, Session, Sync, View};
+use selvedge_hub::session::{Closed, Output, Session, Sync};
 use selvedge_hub::sessions::Inbox;
 use selvedge_hub::status::{self, Begun, Book, Job, Target, Work, Written};
 use selvedge_model::{EntryKey, EntryKind, HISTORY};
@@ -53,10 +53,6 @@ pub struct Seat {
     obstacle: Option<Sync>,
 }
 
-fn view<'a>(index: &'a Index, hub: &'a Hub, now: Instant) -> View<'a> {
-    View { index, gate: &hub.removals, now }
-}
-
 impl Seat {
     /// A session that was admitted and opened.
     pub fn new(hub: Arc<Hub>, older: bool, session: Session, inbox: Arc<Inbox>) -> Self {
@@ -72,7 +68,7 @@ impl Seat {
 
     /// What is kept for it: of what, how much, and the most that the node's set and its agent account for (I7).
     pub fn keeps(&self, now: Instant) -> Vec<(&'static str, usize, usize)> {
-        let most = self.session.reach(view(&self.hub.index(), &self.hub, now)) + BESIDE;
+        let most = self.hub.look(now, |view| self.session.reach(view)) + BESIDE;
         let session = self.session.keeps().map(|(what, count)| (what, count, most));
         // The status of a device that has left the set is looked at once more.
         let book = self.book.keeps().map(|(what, count)| (what, count, most + DEVICES.len()));
@@ -90,7 +86,7 @@ impl Seat {
     /// Time has passed.
     pub fn proceed(&mut self, now: Instant) -> Follows {
         let hub = self.hub.clone();
-        let outputs = self.session.proceed(view(&hub.index(), &hub, now));
+        let outputs = hub.look(now, |view| self.session.proceed(view));
         self.follow(outputs, now)
     }
 
@@ -101,7 +97,7 @@ impl Seat {
             ToHub::Ack(ack) => Some(ack.refused.clone()),
             _ => None,
         };
-        let outputs = self.session.receive(message, view(&hub.index(), &hub, now));
+        let outputs = hub.look(now, |view| self.session.receive(message, view));
         if let Some(refused) = ack {
             let any_refused = !refused.is_empty();
             let keys = refused.into_iter().filter_map(|refusal| EntryKey::try_from(refusal.key?).ok());
@@ -142,7 +138,7 @@ impl Seat {
             self.book.news(now, true);
         }
         let hub = self.hub.clone();
-        let outputs = self.session.touch(pending.parts, pending.raises, view(&hub.index(), &hub, now));
+        let outputs = hub.look(now, |view| self.session.touch(pending.parts, pending.raises, view));
         self.follow(outputs, now)
     }
 
@@ -193,7 +189,7 @@ impl Seat {
         }
         if !follows.closed && self.turn.come().now_or_never().is_some() {
             let hub = self.hub.clone();
-            let outputs = self.session.admitted(view(&hub.index(), &hub, now));
+            let outputs = hub.look(now, |view| self.session.admitted(view));
             let more = self.follow(outputs, now);
             follows.down.extend(more.down);
             follows.pokes.extend(more.pokes);
@@ -261,10 +257,8 @@ impl Seat {
 
     /// What a job writes: the shipped function, with a time that stands still.
     fn work(&mut self, job: Job, now: Instant) -> Begun {
-        let hub = self.hub.clone();
-        let index = hub.index();
-        let time = || jiff::Timestamp::UNIX_EPOCH;
-        status::work(job, &mut self.book, &self.session, view(&index, &hub, now), false, &hub.recall, time)
+        let (hub, time) = (&self.hub, || jiff::Timestamp::UNIX_EPOCH);
+        hub.look(now, |view| status::work(job, &mut self.book, &self.session, view, false, &hub.recall, time))
     }
 
     /// A write ended: what the agent is told.

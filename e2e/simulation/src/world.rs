@@ -44,6 +44,8 @@ pub enum Do {
     WatchEnds(LoopId),
     /// What is followed of ConfigMaps and Secrets is looked at again.
     References(usize, u32),
+    /// What is not named any more of them is forgotten.
+    Forget(usize, u32),
     /// A loop of them has ended.
     Stopped(usize, u32, Resource),
     /// The key for versions of Secrets is read.
@@ -213,6 +215,7 @@ impl World {
             Do::Pump(id) => self.pump(id),
             Do::WatchEnds(id) => self.watch_ends(id),
             Do::References(replica, life) => self.follow_references(replica, life),
+            Do::Forget(replica, life) => self.forget_references(replica, life),
             Do::Stopped(replica, life, resource) => self.stopped(replica, life, resource),
             Do::VersionKey(replica, life) => self.read_version_key(replica, life),
             Do::Crds(replica, life) => self.read_crds(replica, life),

@@ -3,7 +3,7 @@
 //! Workloads come only from revisions that `status.rollout` names, never from `spec`. A late node stays on
 //! the revision that it has until it is admitted (sync rule 11).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use selvedge_model::overrides::{self, Override};
@@ -115,6 +115,20 @@ impl Revision {
         self.references.keys().any(|(of, _)| *of == kind)
     }
 
+    pub(super) fn names_anything(&self) -> bool {
+        !self.references.is_empty()
+    }
+
+    /// ConfigMaps and Secrets that it names.
+    pub(super) fn named(&self) -> impl Iterator<Item = (ReferenceKind, &str)> {
+        self.references.keys().map(|(kind, name)| (*kind, name.as_str()))
+    }
+
+    /// The EdgeApplication that it is a revision of.
+    pub(super) fn owner(&self, namespace: &Arc<str>) -> ObjectKey {
+        ObjectKey { namespace: namespace.clone(), name: (*self.application).into() }
+    }
+
     pub(super) fn forget_resolved(&mut self) {
         self.resolved.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -176,13 +190,8 @@ impl Index {
             }
             return Touched::default();
         }
-        let names = |revision: &Option<Revision>| -> BTreeSet<(ReferenceKind, String)> {
-            revision.iter().flat_map(|revision| revision.references.keys().cloned()).collect()
-        };
-        let named: BTreeSet<_> = names(&old).into_iter().chain(names(&new)).collect();
         let mut touched = Touched::default();
-        for owner in [&old, &new].into_iter().flatten().map(|revision| revision.application.clone()) {
-            let owner = ObjectKey { namespace: key.namespace.clone(), name: (*owner).into() };
+        for owner in [&old, &new].into_iter().flatten().map(|revision| revision.owner(&key.namespace)) {
             let Some(application) = self.applications.get(&owner) else { continue };
             for (name, node) in
                 self.nodes.iter().filter(|(_, node)| application.target(node) == Some(&*key.name))
@@ -198,11 +207,7 @@ impl Index {
         let pinned = self.pinned.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&key);
         touched.parts.extend(pinned.into_iter().flatten().map(|node| (node, Part::Workloads)));
         if let Some(new) = new {
-            self.revisions.insert(key.clone(), new);
-        }
-        for (kind, name) in named {
-            let key = ObjectKey { namespace: key.namespace.clone(), name: name.as_str().into() };
-            self.want_reference(kind, &key);
+            self.revisions.insert(key, new);
         }
         touched
     }
@@ -284,6 +289,12 @@ impl Index {
         self.applications.get(application)?.target(self.nodes.get(node)?)
     }
 
+    /// Whether the rollout of an application gives a revision to any node.
+    pub(super) fn gives(&self, application: &ObjectKey, revision: &str) -> bool {
+        let rollout = self.applications.get(application).and_then(|application| application.rollout.as_ref());
+        rollout.is_some_and(|rollout| rollout.revisions().any(|given| given == revision))
+    }
+
     /// Whether there is another application under the name of one with this uid.
     #[must_use]
     pub fn is_created_anew(&self, application: &ObjectKey, uid: &str) -> bool {
@@ -359,7 +370,8 @@ impl Index {
 
     /// What a revision names, as it stands.
     fn references<'a>(&'a self, namespace: &Arc<str>, revision: &Revision) -> Result<Named<'a>, Slot> {
-        let found = revision.references.iter().map(|((kind, name), optional)| {
+        // Each is looked at, also after one that is missing: all that was dropped is fetched in one go.
+        let found: Vec<_> = revision.references.iter().map(|((kind, name), optional)| {
             let of = kind.name();
             match self.reference(*kind, namespace, name)? {
                 Some(version) if version.body.bytes.len() > MAX_BODY_BYTES => Err(Slot::held(
@@ -381,8 +393,8 @@ impl Index {
                 )),
                 version => Ok(version),
             }
-        });
-        found.collect()
+        }).collect();
+        found.into_iter().collect()
     }
 
     fn workload_body(

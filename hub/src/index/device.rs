@@ -188,6 +188,11 @@ impl Index {
         }
     }
 
+    /// Whether a device is bound to a node.
+    pub fn is_placed(&self, node: &str, key: &ObjectKey) -> bool {
+        self.devices.get(key).is_some_and(|device| *device.node == *node)
+    }
+
     fn is_connected(&self, node: &str) -> bool {
         self.nodes.get(node).is_some_and(|node| node.connected)
     }

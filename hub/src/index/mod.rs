@@ -60,8 +60,8 @@ pub struct Index {
     /// Late nodes by the revision that they were resolved with, as their sessions asked. One that is not late
     /// any more is touched once for nothing.
     pinned: Mutex<BTreeMap<ObjectKey, BTreeSet<Arc<str>>>>,
-    /// Objects that are named but whose data was dropped when they were read.
-    unfetched: BTreeSet<(ReferenceKind, ObjectKey)>,
+    /// Objects whose data was dropped, and that a workload was resolved with since.
+    unfetched: Mutex<BTreeSet<(ReferenceKind, ObjectKey)>>,
     listed: BTreeSet<Resource>,
     reached: Watermark,
     recent: Recent,

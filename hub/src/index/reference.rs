@@ -1,10 +1,11 @@
-//! ConfigMaps and Secrets of enabled namespaces: only those that a revision names are kept (identity rule 12).
+//! ConfigMaps and Secrets of enabled namespaces: data is kept only of those that a workload of a served node names
+//! (identity rule 12). What was dropped is fetched when a workload is resolved with it.
 //!
 //! Both go one way: an object is told by a version made from what it says. That of a Secret is a keyed hash,
 //! because versions are visible (see [`VersionKey`]), and nothing of a Secret is decoded before the key is known.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, PoisonError};
 
 use selvedge_model::{EntryKey, ReferenceKind, VersionKey};
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ impl Index {
         object: Option<Value>,
     ) -> Touched {
         let named = self.naming(kind, &key).next().is_some();
-        self.unfetched.remove(&(kind, key.clone()));
+        self.unfetched().remove(&(kind, key.clone()));
         let new = object.map(|object| if named { self.decode(kind, &key, object) } else { Object::Dropped });
         let objects = &mut self.references.entry((kind, key.namespace.clone())).or_default().objects;
         let meaning = |object: Option<&Object>| match object {
@@ -158,7 +159,7 @@ impl Index {
             self.references.entry((kind, namespace.clone())).or_default().listed = true;
         } else {
             self.references.remove(&(kind, namespace.clone()));
-            self.unfetched.retain(|(of, key)| *of != kind || key.namespace != *namespace);
+            self.unfetched().retain(|(of, key)| *of != kind || key.namespace != *namespace);
         }
         let naming: Vec<_> = self
             .revisions
@@ -171,27 +172,59 @@ impl Index {
         Touched { parts, unselected: 0 }
     }
 
-    /// After the revisions of a namespace changed: data that nothing names any more is dropped, data that
-    /// was dropped and is named now must be fetched.
-    pub(super) fn want_reference(&mut self, kind: ReferenceKind, key: &ObjectKey) {
-        let named = self.naming(kind, key).next().is_some();
-        let Some(references) = self.references.get_mut(&(kind, key.namespace.clone())) else { return };
-        match references.objects.get_mut(&key.name) {
-            Some(Object::Dropped) if named => {
-                self.unfetched.insert((kind, key.clone()));
-            }
-            Some(object @ Object::Known(_)) if !named => *object = Object::Dropped,
-            _ => {}
+    /// Revisions that name ConfigMaps or Secrets.
+    #[must_use]
+    pub fn naming_revisions(&self) -> Vec<ObjectKey> {
+        let naming = self.revisions.iter().filter(|(_, revision)| revision.names_anything());
+        naming.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether one of these nodes runs a workload of a revision, or is to. Late nodes stay on older ones.
+    #[must_use]
+    pub fn is_run_by(&self, key: &ObjectKey, nodes: &HashSet<Arc<str>>) -> bool {
+        let Some(revision) = self.revisions.get(key) else { return false };
+        let runs = |node: &Arc<str>| self.nodes.get(node).is_some_and(|node| revision.selects(node));
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if pinned.get(key).is_some_and(|late| late.iter().any(|node| nodes.contains(node) && runs(node))) {
+            return true;
         }
-        if !named {
-            self.unfetched.remove(&(kind, key.clone()));
+        drop(pinned);
+        // Most revisions are history, and no rollout gives them to anybody.
+        let owner = revision.owner(&key.namespace);
+        self.gives(&owner, &key.name)
+            && nodes.iter().any(|node| runs(node) && self.target(node, &owner) == Some(&*key.name))
+    }
+
+    /// Drops the data of ConfigMaps and Secrets that none of these revisions names.
+    pub fn keep_references_of(&mut self, revisions: &BTreeSet<ObjectKey>) {
+        let named: HashSet<_> = revisions
+            .iter()
+            .filter_map(|key| Some((&key.namespace, self.revisions.get(key)?)))
+            .flat_map(|(namespace, revision)| {
+                revision.named().map(move |(kind, name)| (kind, namespace, name))
+            })
+            .collect();
+        for ((kind, namespace), references) in &mut self.references {
+            let objects = references.objects.iter_mut();
+            let unnamed = |name: &Arc<str>| !named.contains(&(*kind, namespace, &**name));
+            objects.filter(|(name, _)| unnamed(name)).for_each(|(_, object)| *object = Object::Dropped);
         }
     }
 
     /// Objects whose data must be fetched; each is named once.
     pub fn take_unfetched(&mut self) -> Vec<(Resource, ObjectKey)> {
-        let taken = std::mem::take(&mut self.unfetched).into_iter();
+        let taken = std::mem::take(self.unfetched()).into_iter();
         taken.map(|(kind, key)| (Resource::of_references(kind, &key.namespace), key)).collect()
+    }
+
+    /// Whether something was resolved whose data must be fetched.
+    #[must_use]
+    pub fn has_unfetched(&self) -> bool {
+        !self.unfetched.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn unfetched(&mut self) -> &mut BTreeSet<(ReferenceKind, ObjectKey)> {
+        self.unfetched.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the object is there and its data was dropped.
@@ -215,7 +248,11 @@ impl Index {
         let references = self.references.get(&(kind, namespace.clone())).ok_or_else(unknown)?;
         match references.objects.get(name) {
             Some(Object::Known(version)) => Ok(Some(version)),
-            Some(Object::Dropped) => Err(unknown()),
+            Some(Object::Dropped) => {
+                let key = ObjectKey { namespace: namespace.clone(), name: name.into() };
+                self.unfetched.lock().unwrap_or_else(PoisonError::into_inner).insert((kind, key));
+                Err(unknown())
+            }
             None if references.listed => Ok(None),
             None => Err(unknown()),
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use selvedge_model::{ReferenceKind, VersionKey};
+use selvedge_model::{EntryKind, ReferenceKind, VersionKey};
 use serde_json::{Value, json};
 
 use selvedge_protocol::MAX_BODY_BYTES;
@@ -148,7 +148,7 @@ pub(crate) fn event(change: &Change, revision: u64) -> Event {
     }
 }
 
-/// Fetches what was dropped when nothing named it, as the feed does.
+/// Fetches what was dropped and was resolved with since, as the feed does.
 pub(crate) fn fetch(index: &mut Index, objects: &Objects) -> BTreeSet<(Arc<str>, Part)> {
     let mut parts = BTreeSet::new();
     for (resource, key) in index.take_unfetched() {
@@ -177,7 +177,10 @@ proptest! {
         for (revision, change) in (2..).zip(&changes) {
             index.apply(event(change, revision));
             note(&mut objects, change, revision);
-            fetch(&mut index, &objects);
+        }
+        // What nothing named when it came is known the second time.
+        for ((resource, _), object) in &objects {
+            index.apply(Event::Applied(resource.clone(), object.clone()));
         }
         for ((resource, key), mut object) in objects {
             object["metadata"]["resourceVersion"] = "1000".into();
@@ -242,10 +245,60 @@ fn secrets_are_followed_and_kept_only_while_something_names_them() {
     assert!(!index.is_dropped(&shop, &key) && !format!("{index:?}").contains("TWFnaWM"));
 
     index.apply(revision(false));
-    assert!(index.is_dropped(&shop, &key), "nothing names it any more");
-    assert!(!index.to_follow().contains(&shop) && index.take_unfetched().is_empty());
-    index.apply(revision(true));
-    assert_eq!(index.take_unfetched(), [(shop, key)]);
+    assert!(!index.to_follow().contains(&shop), "nothing names one any more");
+}
+
+/// Revisions r1 to r3 name a Secret each; the rollout gives r2 to all nodes that it selects.
+#[test]
+fn data_is_kept_of_what_a_workload_of_a_served_node_names() {
+    let mut index = listed();
+    let mut revisions = 2..;
+    let mut apply = |index: &mut Index, resource: &Resource, namespace: &str, name: &str, object: Value| {
+        let change = change(resource.clone(), namespace, name, Some(object));
+        index.apply(event(&change, revisions.next().unwrap()))
+    };
+    let shop = Resource::Secrets("shop".into());
+    let enabled = json!({"metadata": {"labels": {"selvedge.dev/edge": "enabled"}}});
+    apply(&mut index, &Resource::Namespaces, "", "shop", enabled);
+    for (node, tier) in [("n1", "a"), ("n2", "b")] {
+        let object = json!({"metadata": {"uid": node, "labels": {"tier": tier}}});
+        apply(&mut index, &Resource::EdgeNodes, "", node, object);
+    }
+    let rollout = json!({"intervals": [{"from": 0, "to": 1_u64 << 32, "revision": "r2"}], "admitted": []});
+    let web = json!({"metadata": {"uid": "web"}, "status": {"rollout": rollout}});
+    apply(&mut index, &Resource::EdgeApplications, "shop", "web", web);
+    for name in ["r1", "r2", "r3"] {
+        let env = json!([{"secretRef": {"name": format!("of-{name}")}}]);
+        let template = json!({"spec": {"containers": [{"name": "c", "image": "web", "envFrom": env}]}});
+        let object = json!({"metadata": {"labels": {"selvedge.dev/application": "web"}},
+            "data": {"selector": {"matchLabels": {"tier": "a"}}, "template": template}});
+        apply(&mut index, &Resource::ControllerRevisions, "shop", name, object);
+        let secret = json!({"metadata": {"uid": name}, "data": {"PIN": "TWFnaWM="}});
+        apply(&mut index, &shop, "shop", &format!("of-{name}"), secret);
+    }
+    let serve = |index: &mut Index, nodes: &[&str]| -> Vec<&str> {
+        let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
+        let run = index.naming_revisions().into_iter().filter(|key| index.is_run_by(key, &nodes)).collect();
+        index.keep_references_of(&run);
+        let kept = |name: &&str| !index.is_dropped(&shop, &ObjectKey::new("shop", name));
+        ["of-r1", "of-r2", "of-r3"].into_iter().filter(kept).collect()
+    };
+    assert_eq!(serve(&mut index, &["n1", "n2"]), ["of-r2"]);
+    let late = Pins::from([(ObjectKey::new("shop", "web"), "r1".into())]);
+    assert!(!index.has_unfetched());
+    let workload = workload_entry(&ObjectKey::new("shop", "web"));
+    assert!(matches!(index.set("n1", &late)[&workload], Slot::Held(_)), "what it names is dropped");
+    assert!(index.has_unfetched());
+    let key = ObjectKey::new("shop", "of-r1");
+    assert_eq!(index.take_unfetched(), [(shop.clone(), key)]);
+    let secret = json!({"metadata": {"uid": "r1"}, "data": {"PIN": "TWFnaWM="}});
+    let touched = apply(&mut index, &shop, "shop", "of-r1", secret);
+    assert!(touched.parts.contains(&("n1".into(), Part::Workloads)), "who asked for it is told");
+    assert!(matches!(index.set("n1", &late)[&workload], Slot::Present(_)));
+    assert_eq!(serve(&mut index, &["n1", "n2"]), ["of-r1", "of-r2"], "a late node stays on r1");
+    assert!(serve(&mut index, &["n2"]).is_empty(), "no revision selects it");
+    assert!(index.set("n2", &Pins::new()).keys().all(|key| key.kind == EntryKind::NodeSettings));
+    assert!(!index.has_unfetched());
 }
 
 #[test]

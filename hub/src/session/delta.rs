@@ -173,7 +173,7 @@ impl Session {
         }
     }
 
-    pub(super) fn acked(&mut self, ack: wire::Ack, now: Instant) {
+    pub(super) fn acked(&mut self, ack: wire::Ack, view: View<'_>) {
         let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == ack.nonce) else { return };
         if delta.is_mark() {
             self.unmarked = None;
@@ -204,6 +204,7 @@ impl Session {
             let content = answered.content;
             self.refused.insert(key, Refusal { content, reason: refusal.reason, message: refusal.message });
         }
+        self.forget_gone(view.index);
         self.digest = delta.target;
         self.resyncs = 0;
         // Whatever else changes meanwhile, a turn ends with what it was given for.
@@ -211,7 +212,7 @@ impl Session {
         if let Some(watermark) = delta.watermark {
             self.watermark = watermark;
             self.agent_has_watermark = true;
-            self.marked = now;
+            self.marked = view.now;
             self.announce = false;
             if self.dirty.is_empty() {
                 self.raises.clear();

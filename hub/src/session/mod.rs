@@ -260,8 +260,8 @@ impl Session {
         }
         match message {
             ToHub::Inventory(inventory) => self.inventory(inventory, view, &mut out),
-            ToHub::Ack(ack) => self.acked(ack, view.now),
-            ToHub::Retry(retry) => self.retried(&retry, view.now),
+            ToHub::Ack(ack) => self.acked(ack, view),
+            ToHub::Retry(retry) => self.retried(&retry, view),
             ToHub::Resync(resync) => self.resync(&resync, view, &mut out),
             ToHub::Report(report) => self.reported(report.entries, view, &mut out),
             // Heartbeats are the transport's; streams are not opened by this hub.
@@ -296,13 +296,35 @@ impl Session {
             self.refresh_pins(view);
         }
         if matches!(self.state, State::Live) {
-            self.dirty.extend(parts);
+            for part in parts {
+                if self.concerns(&part, view.index) {
+                    self.dirty.insert(part);
+                } else {
+                    self.dirty.remove(&part);
+                }
+            }
             for (resource, revision) in raises {
                 let known = self.raises.entry(resource).or_default();
                 *known = revision.max(*known);
             }
         }
         self.proceed(view)
+    }
+
+    /// Whether a part is of the node's set, or of what the agent has or is about to have. A device that comes and goes
+    /// while a delta is on its way is neither (I7).
+    fn concerns(&self, part: &Part, index: &Index) -> bool {
+        let Part::Device(key) = part else { return true };
+        let entry = crate::index::device_entry(key);
+        index.is_placed(&self.node, key)
+            || self.answered.contains_key(&entry)
+            || self.in_flight.iter().flat_map(InFlight::keys).any(|sent| *sent == entry)
+    }
+
+    /// A delta is on its way no more: what only it brought is of no concern.
+    fn forget_gone(&mut self, index: &Index) {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.dirty = dirty.into_iter().filter(|part| self.concerns(part, index)).collect();
     }
 
     /// Goes on after time has passed, or caches or the gate have moved.
@@ -468,12 +490,13 @@ impl Session {
         self.state = State::Mismatch { until: view.now + wait };
     }
 
-    fn retried(&mut self, retry: &wire::Retry, now: Instant) {
+    fn retried(&mut self, retry: &wire::Retry, view: View<'_>) {
         let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == retry.nonce) else { return };
         self.dirty.extend(delta.parts);
+        self.forget_gone(view.index);
         self.compared |= delta.compared;
         let wait = Duration::from_millis(retry.after_ms).clamp(Duration::from_secs(1), MOST_RETRY_WAIT);
-        self.retry_at = Some(now + wait);
+        self.retry_at = Some(view.now + wait);
     }
 }
 

@@ -23,12 +23,12 @@ use super::socket::Socket;
 use crate::clock;
 use crate::faults::Fault;
 use crate::hub::Hub;
-use crate::index::{Index, Part};
+use crate::index::Part;
 use crate::lag::Lag;
 use crate::metrics::Metrics;
 use crate::removals::Parting;
 use crate::resyncs::Turn;
-use crate::session::{Closed, Output, Session, Sync, View};
+use crate::session::{Closed, Output, Session, Sync};
 use crate::sessions::Inbox;
 use crate::share::Share;
 use crate::status::{Book, Target, Written};
@@ -207,15 +207,11 @@ impl Drive {
     }
 
     fn proceed(&mut self) -> Vec<Output> {
-        let hub = self.hub.clone();
-        let index = hub.index();
-        self.session.proceed(view(&index, &hub))
+        self.hub.look(clock::now(), |view| self.session.proceed(view))
     }
 
     fn admitted(&mut self) -> Vec<Output> {
-        let hub = self.hub.clone();
-        let index = hub.index();
-        self.session.admitted(view(&index, &hub))
+        self.hub.look(clock::now(), |view| self.session.admitted(view))
     }
 
     /// What became of the session beside what it said.
@@ -271,10 +267,7 @@ impl Drive {
             }
             _ => None,
         };
-        let outputs = {
-            let index = hub.index();
-            self.session.receive(message, view(&index, &hub))
-        };
+        let outputs = hub.look(clock::now(), |view| self.session.receive(message, view));
         if let Some(refused) = ack {
             let any_refused = !refused.is_empty();
             let keys = refused.into_iter().filter_map(|refusal| EntryKey::try_from(refusal.key?).ok());
@@ -302,7 +295,6 @@ impl Drive {
                 retry_after_ms: if self.duplicate.is_some() { DUPLICATE_MS } else { 0 },
             }))]);
         }
-        let hub = self.hub.clone();
         let now = clock::now();
         for part in &pending.parts {
             if let Part::Device(key) = part {
@@ -315,8 +307,7 @@ impl Drive {
         if let Some(since) = pending.since {
             self.lag.touched(since);
         }
-        let index = hub.index();
-        Ok(self.session.touch(pending.parts, pending.raises, view(&index, &hub)))
+        Ok(self.hub.look(clock::now(), |view| self.session.touch(pending.parts, pending.raises, view)))
     }
 
     /// Ends the session if its EdgeNode does not admit it any more.
@@ -443,10 +434,6 @@ impl Drive {
             self.hub.removals.hold(kind, before, after);
         }
     }
-}
-
-pub(super) fn view<'a>(index: &'a Index, hub: &'a Hub) -> View<'a> {
-    View { index, gate: &hub.removals, now: clock::now() }
 }
 
 pub(super) async fn send(metrics: &Metrics, socket: &mut Socket, message: ToAgent) -> Result<(), Ended> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use selvedge_protocol::agent::{self as wire, refused::Code, to_agent::Message as ToAgent};
 
 use super::admit::Ended;
-use super::drive::{Drive, send, view};
+use super::drive::{Drive, send};
 use super::socket::Socket;
 use crate::clock;
 use crate::index::Resource;
@@ -54,11 +54,10 @@ impl Drive {
 
     /// What a job writes, of what is known now.
     fn work(&mut self, job: Job) -> Begun {
-        let hub = self.hub.clone();
-        let index = hub.index();
-        let duplicate = self.duplicate.is_some();
-        let time = selvedge_operator::clock::now;
-        status::work(job, &mut self.book, &self.session, view(&index, &hub), duplicate, &hub.recall, time)
+        let (hub, duplicate, time) = (&self.hub, self.duplicate.is_some(), selvedge_operator::clock::now);
+        hub.look(clock::now(), |view| {
+            status::work(job, &mut self.book, &self.session, view, duplicate, &hub.recall, time)
+        })
     }
 
     fn tell_refused(&self, target: &Target, why: &str) {

@@ -26,6 +26,8 @@ enum Step {
     WentBack(usize),
     Follow(bool),
     Fetch,
+    /// What no workload of the first node names is forgotten, and of the second if it is served.
+    Forget(bool),
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -37,6 +39,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..8_usize).prop_map(Step::WentBack),
         1 => proptest::bool::weighted(0.7).prop_map(Step::Follow),
         2 => Just(Step::Fetch),
+        1 => any::<bool>().prop_map(Step::Forget),
     ]
 }
 
@@ -133,7 +136,7 @@ impl World {
                 self.followed = false;
                 references().map(Event::Dropped).to_vec()
             }
-            Step::Follow(_) => Vec::new(),
+            Step::Follow(_) | Step::Forget(_) => Vec::new(),
             Step::Fetch => {
                 let wanted = self.index.take_unfetched().into_iter();
                 let wanted = wanted.filter(|(resource, key)| self.index.is_dropped(resource, key));
@@ -142,6 +145,13 @@ impl World {
                 found.map(|(resource, object)| Event::Applied(resource, object.clone())).collect()
             }
         }
+    }
+
+    fn forget(&mut self, served: &[&str]) {
+        let index = &mut self.index;
+        let served = served.iter().map(|node| Arc::from(*node)).collect();
+        let run = index.naming_revisions().into_iter().filter(|key| index.is_run_by(key, &served)).collect();
+        index.keep_references_of(&run);
     }
 
     fn list(&mut self, resource: &Resource) -> Vec<Event> {
@@ -174,6 +184,7 @@ impl World {
         for resource in Resource::CORE.into_iter().chain(followed) {
             index.apply(Event::Listed(resource, self.revision));
         }
+        let _ = meaning(&index);
         super::fetch(&mut index, &self.objects);
         index
     }
@@ -259,6 +270,13 @@ proptest! {
         let mut world = World::new();
         let last = (0..8).map(Step::Relist).chain([Step::Fetch]);
         for step in steps.into_iter().chain(last) {
+            if let Step::Forget(both) = step {
+                let (served, before) = (if both { &NODES[..] } else { &NODES[..1] }, meaning(&world.index));
+                world.forget(served);
+                let after = meaning(&world.index);
+                let changed = before.iter().find(|(place, text)| served.contains(&place.0) && after.get(*place) != Some(*text));
+                prop_assert!(changed.is_none(), "{changed:?} was forgotten though it is served");
+            }
             for event in world.events(&step) {
                 let said = format!("{event:?}");
                 let before = meaning(&world.index);

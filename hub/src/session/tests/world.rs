@@ -1,6 +1,7 @@
 //! A cluster, two replicas and one agent with its own ledger, and what may happen between them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -57,6 +58,8 @@ pub enum Action {
     List(usize),
     /// A person accepts what the cluster is now.
     Accept,
+    /// A replica forgets ConfigMaps and Secrets that nothing on a node with a session there names.
+    Forget(usize),
 }
 
 pub fn actions() -> impl Strategy<Value = Action> {
@@ -72,6 +75,7 @@ pub fn actions() -> impl Strategy<Value = Action> {
         1 => any::<bool>().prop_map(Action::Disk),
         1 => Just(Action::Repeat),
         2 => (1..40_u64).prop_map(Action::Wait),
+        1 => (0..2_usize).prop_map(Action::Forget),
     ]
 }
 
@@ -196,6 +200,14 @@ impl World {
             }
             Action::Restore { changes, raised } => self.restore(changes, raised),
             Action::List(replica) => self.list(replica),
+            Action::Forget(which) => {
+                let served = self.connection.as_ref().is_some_and(|connection| connection.replica == which);
+                let nodes = served.then(|| NODE.into()).into_iter().collect();
+                let index = &mut self.replicas[which].index;
+                let naming = index.naming_revisions().into_iter();
+                let run = naming.filter(|revision| index.is_run_by(revision, &nodes)).collect();
+                index.keep_references_of(&run);
+            }
             Action::Accept => {
                 self.epoch += 1;
                 for replica in &mut self.replicas {
@@ -204,7 +216,38 @@ impl World {
                 self.with_session(|session, view| session.proceed(view));
             }
         }
+        for replica in 0..2 {
+            self.fetch(replica);
+        }
         self.check();
+    }
+
+    /// What was resolved and had been dropped is fetched, as the feed does. The API server has the state that the
+    /// replica will hear of; here it is told as of its own time.
+    fn fetch(&mut self, which: usize) {
+        while self.replicas[which].index.has_unfetched() {
+            let replica = &mut self.replicas[which];
+            let mut objects = Objects::new();
+            for (revision, change) in &self.log[..replica.heard.min(self.log.len())] {
+                note(&mut objects, change, *revision);
+            }
+            let touched = fetch(&mut replica.index, &objects);
+            self.tell(which, touched, BTreeMap::new());
+        }
+    }
+
+    /// Tells the session of a replica what an event touched.
+    fn tell(&mut self, which: usize, touched: BTreeSet<(Arc<str>, Part)>, raises: BTreeMap<Resource, u64>) {
+        if self.connection.as_ref().is_none_or(|connection| connection.replica != which) {
+            return;
+        }
+        let parts: BTreeSet<Part> =
+            touched.into_iter().filter(|(node, _)| **node == *NODE).map(|(_, part)| part).collect();
+        if parts.is_empty() {
+            self.with_session(|session, view| session.proceed(view));
+        } else {
+            self.with_session(|session, view| session.touch(parts, raises, view));
+        }
     }
 
     fn hear(&mut self, which: usize) {
@@ -219,24 +262,9 @@ impl World {
         if let Some(object) = &change.object {
             replica.held.saw(text(object, "uid"), revision);
         }
-        let mut touched = replica.index.apply(event(change, revision)).parts;
-        // What is dropped is fetched from the API server, which has the state that the replica will hear of;
-        // here it is told as of its own time.
-        let mut objects = Objects::new();
-        for (revision, change) in &self.log[..replica.heard] {
-            note(&mut objects, change, *revision);
-        }
-        touched.extend(fetch(&mut replica.index, &objects));
-        let parts: BTreeSet<Part> =
-            touched.into_iter().filter(|(node, _)| **node == *NODE).map(|(_, part)| part).collect();
+        let touched = replica.index.apply(event(change, revision)).parts;
         let raises = BTreeMap::from([(change.resource.clone(), revision)]);
-        if self.connection.as_ref().is_some_and(|connection| connection.replica == which) {
-            if parts.is_empty() {
-                self.with_session(|session, view| session.proceed(view));
-            } else {
-                self.with_session(|session, view| session.touch(parts, raises, view));
-            }
-        }
+        self.tell(which, touched, raises);
     }
 
     /// All is listed anew: what is there, at the present revision.
@@ -303,7 +331,6 @@ impl World {
             index.apply(Event::Listed(resource.clone(), self.revision));
             index.apply(Event::Recent { resource, revision: self.revision, asked: self.now });
         }
-        fetch(index, &self.objects);
     }
 
     fn dial(&mut self, which: usize) {
