@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::hub::Hub;
+use crate::index::Resource;
 use crate::sessions::Seen;
 use crate::transport::tls;
 
@@ -178,7 +179,8 @@ impl Replica {
             }
             Some(Down::Deny(deny)) => {
                 tracing::info!(uid = deny.uid, reason = deny.reason, "the controller shuts a node out");
-                self.hub.sessions.deny(&deny.uid);
+                self.hub.sessions.deny(&deny.uid, clock::now());
+                self.hub.pokes.poke(&[Resource::EdgeNodes]);
                 deny.order
             }
             Some(Down::Duplicate(duplicate)) => {

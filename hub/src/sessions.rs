@@ -84,7 +84,8 @@ struct Inner {
     names: HashMap<Arc<str>, HashSet<Arc<str>>>,
     /// Newest session known of each uid, kept as long as its EdgeNode.
     newest: HashMap<Arc<str>, SessionId>,
-    denied: HashSet<Arc<str>>,
+    /// Uids that the controller shut out, and when it did.
+    denied: HashMap<Arc<str>, Instant>,
     /// Uids that two machines bear, and until when that counts.
     duplicates: HashMap<Arc<str>, Instant>,
     /// Uids that were paused after a restore, and in which epoch.
@@ -111,10 +112,10 @@ impl Sessions {
         self.lock().newest.get(uid).copied()
     }
 
-    /// Whether the controller shut a uid out.
+    /// When the controller shut a uid out; none: it did not.
     #[must_use]
-    pub fn is_denied(&self, uid: &str) -> bool {
-        self.lock().denied.contains(uid)
+    pub fn denied_at(&self, uid: &str) -> Option<Instant> {
+        self.lock().denied.get(uid).copied()
     }
 
     /// A session begins, unless a newer one of its uid was seen meanwhile; an older one ends.
@@ -226,9 +227,9 @@ impl Sessions {
     }
 
     /// The controller shuts a uid out.
-    pub fn deny(&self, uid: &str) {
+    pub fn deny(&self, uid: &str, now: Instant) {
         let mut inner = self.lock();
-        inner.denied.insert(uid.into());
+        inner.denied.entry(uid.into()).or_insert(now);
         if let Some(live) = inner.live.get(uid) {
             live.inbox.wake.notify_one();
         }

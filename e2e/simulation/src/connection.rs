@@ -125,7 +125,7 @@ impl World {
                     uid: &uid,
                     newest: hub.sessions.newest(&uid),
                     synced: index.is_synced(),
-                    denied: hub.sessions.is_denied(&uid),
+                    denied: hub.sessions.denied_at(&uid).is_some(),
                     cluster_id: CLUSTER,
                     epoch: hub.index().reached().epoch,
                     unix_ms: 0,

@@ -104,7 +104,7 @@ async fn admit(
                 synced: index.is_synced(),
                 uid: &peer.uid,
                 newest: hub.sessions.newest(&peer.uid),
-                denied: hub.sessions.is_denied(&peer.uid),
+                denied: hub.sessions.denied_at(&peer.uid).is_some(),
                 cluster_id: &cluster.id,
                 epoch: cluster.epoch,
                 unix_ms: clock::unix_ms(),

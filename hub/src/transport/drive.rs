@@ -39,6 +39,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(2 * HEARTBEAT.as_secs()
 const SPREAD_MS: std::ops::Range<u64> = 0..1_000;
 /// A drained session ends within this, whatever is in flight: well before the process does.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The controller's word that a node is shut out is carried out when the watch has not told why within this.
+const TOLD_BY_WATCH: Duration = Duration::from_secs(1);
 /// Agents come back over this time when a new epoch begins: the whole fleet may.
 const EPOCH_SPREAD_MS: std::ops::Range<u64> = 0..10_000;
 /// Of two machines with one identity, the one that was superseded comes back after this long: the two take
@@ -114,7 +116,7 @@ pub(super) struct Drive {
     share: Share,
     /// People were told that removals of it wait.
     told_held: bool,
-    /// Its EdgeNode is not there, and what to tell it is not known yet.
+    /// Its EdgeNode is not there or shuts it out, and what to tell it is not known yet.
     orphan: bool,
 }
 
@@ -151,6 +153,7 @@ impl Drive {
                 self.write_due(),
                 self.drained_by,
                 self.duplicate,
+                self.orphan.then(|| clock::now() + TOLD_BY_WATCH),
             ];
             let due = due.into_iter().flatten().min().unwrap_or(beat);
             tokio::select! {
@@ -186,6 +189,9 @@ impl Drive {
                     self.follow(outputs, socket).await?;
                 }
                 () = sleep_until(due.into()) => {}
+            }
+            if self.orphan {
+                self.part(socket).await?;
             }
             let now = clock::now();
             if now >= heard + SILENCE {
@@ -339,8 +345,15 @@ impl Drive {
                 refuse(Code::TryLater, "the EdgeNode was created anew: join again")
             }
             Some(node) if node.denied => refuse(Code::Denied, "the EdgeNode has spec.denied"),
-            Some(_) if self.hub.sessions.is_denied(uid) => refuse(Code::Denied, "the EdgeNode is shut out"),
-            Some(_) => None,
+            Some(_) => match self.hub.sessions.denied_at(uid) {
+                None => None,
+                // It was deleted or has spec.denied: the watch says which, and a deletion is a Farewell.
+                Some(denied) if now < denied + TOLD_BY_WATCH => {
+                    self.orphan = true;
+                    None
+                }
+                Some(_) => refuse(Code::Denied, "the EdgeNode is shut out"),
+            },
             None if !index.is_synced() => None,
             None => match self.hub.removals.parting(uid, now) {
                 Parting::Farewell => {

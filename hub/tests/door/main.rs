@@ -101,6 +101,39 @@ async fn a_watched_deletion_of_its_edge_node_is_a_farewell_once_the_crd_was_read
 }
 
 #[tokio::test]
+async fn a_deletion_that_the_controller_tells_before_the_watch_is_a_farewell_all_the_same() {
+    let mut rig = Rig::new().await;
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    rig.hub.removals.read(Crd::EdgeNodes, CrdState::Stands { uid: "crd".into() }, now());
+    rig.hub.sessions.deny("u1", now());
+    for _ in 0..100 {
+        // The session looks, and its EdgeNode is still there.
+        tokio::task::yield_now().await;
+    }
+    delete_node(&mut rig, true);
+    timeout(SOON, rig.hub.removals.wanted.notified()).await.unwrap();
+    rig.hub.removals.read(Crd::EdgeNodes, CrdState::Stands { uid: "crd".into() }, now());
+    rig.hub.sessions.wake_waiting();
+    let said = last(&mut agent).await.unwrap();
+    assert!(matches!(said, ToAgent::Farewell(_)), "{said:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_the_controller_shuts_out_is_refused_also_when_the_watch_is_stuck() {
+    let rig = Rig::new().await;
+    let mut machine = machine();
+    let mut agent = rig.agent(&mut machine, 1).await;
+    agent.until(&mut machine, Machine::synced).await;
+    rig.hub.sessions.deny("u1", now());
+    let said = last(&mut agent).await.unwrap();
+    assert!(matches!(&said, ToAgent::Refused(refused) if refused.code() == Code::Denied), "{said:?}");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn an_edge_node_that_a_list_lacks_is_no_farewell() {
     let mut rig = Rig::new().await;
     let mut machine = machine();
