@@ -9,7 +9,7 @@ use selvedge_protocol::{ANSWER_TIMEOUT, ENTRY_OVERHEAD, MAX_DELTA_BYTES};
 
 use super::{Answered, Output, Refusal, Session, View, part_of};
 use crate::index::{ObjectKey, Part, Present, Reason, Resource, Slot, Slots};
-use crate::removals::Removal;
+use crate::removals::{CHECKING_CRD, Removal};
 
 /// A delta that is not answered yet.
 #[derive(Debug)]
@@ -316,7 +316,12 @@ impl Session {
                             false
                         }
                         Removal::Held(reason) => {
-                            self.kept.insert(key.clone(), reason);
+                            // Why it waited before is why it waits until the CRD was read once more: else a fleet
+                            // that is held would write its statuses anew with every read.
+                            let kept = self.kept.entry(key.clone()).or_insert(reason);
+                            if reason != CHECKING_CRD {
+                                *kept = reason;
+                            }
                             true
                         }
                     }

@@ -6,15 +6,16 @@ mod restore;
 mod world;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use selvedge_model::EntryKey;
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent, to_hub::Message as ToHub};
 
 use super::{Output, Sync, View};
-use crate::index::tests::Change;
-use crate::index::{Index, Pins, Resource, Slot};
+use crate::index::tests::{Change, event};
+use crate::index::{Index, Part, Pins, Resource, Slot};
+use crate::removals::{CHECKING_CRD, Gate, Removal};
 use world::{Action, NODE, Open, World, actions, any_actions};
 
 proptest! {
@@ -233,6 +234,35 @@ fn a_late_node_that_neither_revision_selects_holds_none_and_takes_what_selects_i
     world.act(revision("r2", "b"));
     world.settle();
     assert_eq!(running(&world), Some("r2"));
+}
+
+/// Holds all removals for one reason.
+struct Holds(&'static str);
+
+impl Gate for Holds {
+    fn ask(&self, _: &EntryKey, _: &str, _: bool, _: Instant) -> Removal {
+        Removal::Held(self.0)
+    }
+}
+
+#[test]
+fn why_a_removal_waits_is_not_forgotten_while_the_crd_is_read_once_more() {
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    let Action::Change(change) = labelled("b") else { panic!() };
+    let connection = world.connection.as_mut().unwrap();
+    let index = &mut world.replicas[connection.replica].index;
+    index.apply(event(&change, world.revision));
+    let mut waits = |reason| {
+        let view = View { index, gate: &Holds(reason), now: world.now };
+        connection.session.touch([Part::Workloads].into(), BTreeMap::new(), view);
+        connection.session.obstacle()
+    };
+    assert_eq!(waits(CHECKING_CRD), Some(Sync::RemovalsHeld(CHECKING_CRD)));
+    assert_eq!(waits("RemovalsHeld"), Some(Sync::RemovalsHeld("RemovalsHeld")));
+    assert_eq!(waits(CHECKING_CRD), Some(Sync::RemovalsHeld("RemovalsHeld")));
+    assert_eq!(waits("CrdDeleted"), Some(Sync::RemovalsHeld("CrdDeleted")));
 }
 
 #[test]

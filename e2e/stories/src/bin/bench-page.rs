@@ -1,7 +1,8 @@
 //! Renders `docs/benchmarks.md` from the results of the suites.
 //!
 //! In: `.dev/bench/<suite>.jsonl`, and `<suite>.<part>.jsonl` of what is measured apart. Out: the page, with
-//! method, machine and date; a table and plots of what was measured at several numbers of agents.
+//! method, machine and date; a table and plots of what was measured at several numbers of agents; and why targets were
+//! missed, which people write in `docs/benchmarks/<suite>-missed.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -96,8 +97,18 @@ fn render(args: &Args) -> std::io::Result<String> {
         measures.iter().for_each(|measure| page.push_str(&row(measure)));
         page.push_str(&by_agents(&measures));
         page.push_str(&plots(args, suite, &measures)?);
+        page.push_str(&missed(args, suite)?);
     }
     Ok(page)
+}
+
+/// Why targets of a suite were missed, in a person's words: `<page>/<suite>-missed.md`, when there is one.
+fn missed(args: &Args, suite: &str) -> std::io::Result<String> {
+    match std::fs::read_to_string(args.page.with_extension("").join(format!("{suite}-missed.md"))) {
+        Ok(text) => Ok(format!("\n### What was missed, and why\n\n{text}")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The measures of a suite: its own file, then those of its parts by name.

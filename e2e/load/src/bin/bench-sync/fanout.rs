@@ -41,13 +41,14 @@ pub struct Standing {
 pub async fn measure(rig: &mut Rig, first: Hub, agents: u32, measures: &mut Vec<Measure>) -> Outcome {
     let shape = |agents| Shape { prefix: "mass", agents, applications: 1, devices: 0 };
     let mut load = Load::prepare(rig, shape(1), &[&first.endpoint]).await?;
-    rig.stop_controllers();
-    let uids = nodes(rig, shape(agents), &first.endpoint).await?;
+    // Hubs get their certificates from a controller, so they begin before it ends.
     let mut hubs = vec![first];
     let count = agents.div_ceil(EACH);
     for number in 1..count {
         hubs.push(rig.hub(&format!("hub-{number}"), free_port()?)?);
     }
+    rig.stop_controllers();
+    let uids = nodes(rig, shape(agents), &hubs[0].endpoint).await?;
     println!("  {} hubs have read {agents} nodes", hubs.len());
     let before: f64 = hubs.iter().map(|hub| hub.process.memory_kb()).sum();
     let began = Instant::now();
