@@ -148,6 +148,13 @@ pub(crate) fn event(change: &Change, revision: u64) -> Event {
     }
 }
 
+/// Forgets what no workload of these nodes names, as the hub does.
+pub(crate) fn forget(index: &mut Index, served: &[&str]) {
+    let served = served.iter().map(|node| Arc::from(*node)).collect();
+    let run = index.naming_revisions().into_iter().filter(|key| index.is_run_by(key, &served)).collect();
+    index.keep_references_of(&run);
+}
+
 /// Fetches what was dropped and was resolved with since, as the feed does.
 pub(crate) fn fetch(index: &mut Index, objects: &Objects) -> BTreeSet<(Arc<str>, Part)> {
     let mut parts = BTreeSet::new();
@@ -277,9 +284,7 @@ fn data_is_kept_of_what_a_workload_of_a_served_node_names() {
         apply(&mut index, &shop, "shop", &format!("of-{name}"), secret);
     }
     let serve = |index: &mut Index, nodes: &[&str]| -> Vec<&str> {
-        let nodes = nodes.iter().map(|node| Arc::from(*node)).collect();
-        let run = index.naming_revisions().into_iter().filter(|key| index.is_run_by(key, &nodes)).collect();
-        index.keep_references_of(&run);
+        forget(index, nodes);
         let kept = |name: &&str| !index.is_dropped(&shop, &ObjectKey::new("shop", name));
         ["of-r1", "of-r2", "of-r3"].into_iter().filter(kept).collect()
     };

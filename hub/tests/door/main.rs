@@ -86,8 +86,7 @@ async fn a_watched_deletion_of_its_edge_node_is_a_farewell_once_the_crd_was_read
     let mut rig = Rig::new().await;
     rig.node(json!({"onDelete": "Stop"}));
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     delete_node(&mut rig, true);
     // Until the CRD was read nothing is said. The session asks for that when it looks, and waits to be woken.
     timeout(SOON, rig.hub.removals.wanted.notified()).await.unwrap();
@@ -104,8 +103,7 @@ async fn a_watched_deletion_of_its_edge_node_is_a_farewell_once_the_crd_was_read
 async fn a_deletion_that_the_controller_tells_before_the_watch_is_a_farewell_all_the_same() {
     let mut rig = Rig::new().await;
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     rig.hub.removals.read(Crd::EdgeNodes, CrdState::Stands { uid: "crd".into() }, now());
     rig.hub.sessions.deny("u1", now());
     for _ in 0..100 {
@@ -125,8 +123,7 @@ async fn a_deletion_that_the_controller_tells_before_the_watch_is_a_farewell_all
 async fn a_node_that_the_controller_shuts_out_is_refused_also_when_the_watch_is_stuck() {
     let rig = Rig::new().await;
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     rig.hub.sessions.deny("u1", now());
     let said = last(&mut agent).await.unwrap();
     assert!(matches!(&said, ToAgent::Refused(refused) if refused.code() == Code::Denied), "{said:?}");
@@ -137,8 +134,7 @@ async fn a_node_that_the_controller_shuts_out_is_refused_also_when_the_watch_is_
 async fn an_edge_node_that_a_list_lacks_is_no_farewell() {
     let mut rig = Rig::new().await;
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     delete_node(&mut rig, false);
     let Some(ToAgent::Refused(refused)) = last(&mut agent).await else { panic!("no refusal") };
     assert_eq!(refused.code(), Code::TryLater);
@@ -149,8 +145,7 @@ async fn an_edge_node_that_a_list_lacks_is_no_farewell() {
 async fn an_edge_node_that_goes_with_its_crd_is_no_farewell() {
     let mut rig = Rig::new().await;
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     delete_node(&mut rig, true);
     rig.hub.removals.read(Crd::EdgeNodes, CrdState::Going, now());
     rig.hub.sessions.wake_waiting();
@@ -209,8 +204,7 @@ async fn a_lost_ledger_heals_and_a_denied_node_is_refused() {
 async fn a_drained_replica_says_goodbye() {
     let rig = Rig::new().await;
     let mut machine = machine();
-    let mut agent = rig.agent(&mut machine, 1).await;
-    agent.until(&mut machine, Machine::synced).await;
+    let mut agent = rig.synced(&mut machine).await;
     rig.drain.cancel();
     let Some(ToAgent::Goodbye(goodbye)) = agent.receive().await else { panic!("no goodbye") };
     assert!(!goodbye.behind && goodbye.retry_after_ms <= 1_000);

@@ -183,6 +183,13 @@ impl Rig {
         self.agent_of("n1", "u1", machine, nonce).await
     }
 
+    /// The agent in its first session, in sync.
+    pub async fn synced(&self, machine: &mut Machine<MemoryStore>) -> Agent {
+        let mut agent = self.agent(machine, 1).await;
+        agent.until(machine, Machine::synced).await;
+        agent
+    }
+
     pub async fn agent_of(
         &self,
         node: &str,

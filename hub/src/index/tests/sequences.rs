@@ -147,13 +147,6 @@ impl World {
         }
     }
 
-    fn forget(&mut self, served: &[&str]) {
-        let index = &mut self.index;
-        let served = served.iter().map(|node| Arc::from(*node)).collect();
-        let run = index.naming_revisions().into_iter().filter(|key| index.is_run_by(key, &served)).collect();
-        index.keep_references_of(&run);
-    }
-
     fn list(&mut self, resource: &Resource) -> Vec<Event> {
         if !self.followed && resource.references().is_some() {
             return Vec::new();
@@ -272,7 +265,7 @@ proptest! {
         for step in steps.into_iter().chain(last) {
             if let Step::Forget(both) = step {
                 let (served, before) = (if both { &NODES[..] } else { &NODES[..1] }, meaning(&world.index));
-                world.forget(served);
+                super::forget(&mut world.index, served);
                 let after = meaning(&world.index);
                 let changed = before.iter().find(|(place, text)| served.contains(&place.0) && after.get(*place) != Some(*text));
                 prop_assert!(changed.is_none(), "{changed:?} was forgotten though it is served");

@@ -10,7 +10,7 @@ use selvedge_model::{Digest, EntryKey, SessionId};
 use selvedge_operator::listwatch::held::Held;
 use selvedge_protocol::agent::{to_agent::Message as ToAgent, to_hub::Message as ToHub};
 
-use crate::index::tests::{Change, Objects, changes, event, fetch, listed, note};
+use crate::index::tests::{Change, Objects, changes, event, fetch, forget, listed, note};
 use crate::index::{Event, Index, Part, Resource};
 use crate::removals::{Gate, Removal};
 use crate::session::greeting::{Admission, greet};
@@ -202,11 +202,8 @@ impl World {
             Action::List(replica) => self.list(replica),
             Action::Forget(which) => {
                 let served = self.connection.as_ref().is_some_and(|connection| connection.replica == which);
-                let nodes = served.then(|| NODE.into()).into_iter().collect();
-                let index = &mut self.replicas[which].index;
-                let naming = index.naming_revisions().into_iter();
-                let run = naming.filter(|revision| index.is_run_by(revision, &nodes)).collect();
-                index.keep_references_of(&run);
+                let nodes: &[&str] = if served { &[NODE] } else { &[] };
+                forget(&mut self.replicas[which].index, nodes);
             }
             Action::Accept => {
                 self.epoch += 1;
