@@ -21,4 +21,9 @@ pub struct Config {
     /// File of the projected token with which the edgenode-controller is dialled.
     #[arg(long, env = "SELVEDGE_TOKEN_FILE", default_value = "/var/run/secrets/selvedge/token")]
     pub token_file: PathBuf,
+
+    /// Requests a second for statuses, reads included, that this replica begins at most. An API server that has too
+    /// much to do slows it further down by itself.
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub status_writes_per_second: u16,
 }

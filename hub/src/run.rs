@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::notices::Notices;
 use crate::replica::Replica;
+use crate::status::Bucket;
 use crate::transport::{self, Door, tls::Tls};
 use crate::{cluster, crd_check, enroll, feed, version_key};
 
@@ -45,7 +46,9 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
     let metrics = Metrics::new(&process.registry)?;
     let client = process.client.clone();
     let writer = connect_without_retries().await?;
-    let hub = Arc::new(Hub::new(Some(writer), cluster.clone(), metrics));
+    let mut hub = Hub::new(Some(writer), cluster.clone(), metrics);
+    hub.writes = Bucket::new(config.status_writes_per_second);
+    let hub = Arc::new(hub);
     let tls = Arc::new(Tls::default());
     let token = process.tasks.token();
     let (caches, certificate) = (process.gates.gate("caches"), process.gates.gate("certificate"));

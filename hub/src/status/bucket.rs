@@ -12,13 +12,13 @@ use tokio::time::sleep;
 
 use crate::clock;
 
-/// Requests a second, reads included, and as many at once after a rest: a 2-core API server does about five times
-/// as many.
-const MOST: f64 = 400.0;
+/// Requests a second unless somebody says otherwise, reads included, and as many at once after a rest: a 2-core API
+/// server does about five times as many.
+const MOST: u16 = 400;
 /// However congested it is: as many as tell within a second that it is over.
 const LEAST: f64 = 10.0;
-/// What the rate regains in each second without congestion: all of it in 20 s.
-const REGAINED: f64 = 20.0;
+/// Without congestion a rate regains all of itself in so many seconds.
+const REGAINED_IN_S: f64 = 20.0;
 /// Requests without an answer at once: at the full rate each may take a quarter of a second.
 const OPEN: usize = 100;
 
@@ -46,6 +46,8 @@ impl Turn<'_> {
 
 #[derive(Debug)]
 struct State {
+    /// The highest rate.
+    most: f64,
     /// Rate and tokens at a moment; owed tokens are negative. None: full.
     level: Option<Level>,
     /// Nothing goes before this.
@@ -57,6 +59,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Level {
     at: Instant,
+    most: f64,
     rate: f64,
     tokens: f64,
 }
@@ -65,26 +68,33 @@ impl Level {
     /// The same at a later moment.
     fn later(self, now: Instant) -> Self {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        let rate = (self.rate + REGAINED * passed).min(MOST);
+        let rate = (self.rate + self.most / REGAINED_IN_S * passed).min(self.most);
         let tokens = (self.tokens + (self.rate + rate) / 2.0 * passed).min(rate);
-        Self { at: self.at.max(now), rate, tokens }
+        Self { at: self.at.max(now), rate, tokens, ..self }
     }
 }
 
 impl State {
     fn level(&self, now: Instant) -> Level {
-        self.level.map_or(Level { at: now, rate: MOST, tokens: MOST }, |level| level.later(now))
+        let most = self.most;
+        self.level.map_or(Level { at: now, most, rate: most, tokens: most }, |level| level.later(now))
     }
 }
 
 impl Default for Bucket {
     fn default() -> Self {
-        let state = State { level: None, held: None, holds: 0 };
-        Self { state: Mutex::new(state), open: Semaphore::new(OPEN) }
+        Self::new(MOST)
     }
 }
 
 impl Bucket {
+    /// For so many requests a second at most.
+    #[must_use]
+    pub fn new(most: u16) -> Self {
+        let state = State { most: f64::from(most), level: None, held: None, holds: 0 };
+        Self { state: Mutex::new(state), open: Semaphore::new(OPEN) }
+    }
+
     /// Waits for leave.
     pub async fn turn(&self) -> Turn<'_> {
         // Never closed, so never an error.
@@ -107,9 +117,10 @@ impl Bucket {
         let mut state = self.lock();
         if state.held.is_none_or(|until| until <= sent) {
             let until = now + wait;
-            let rate = (state.level(now).rate / 2.0).max(LEAST);
+            let (most, least) = (state.most, LEAST.min(state.most));
+            let rate = (state.level(now).rate / 2.0).max(least);
             state.held = Some(until);
-            state.level = Some(Level { at: until, rate, tokens: 0.0 });
+            state.level = Some(Level { at: until, most, rate, tokens: 0.0 });
             state.holds += 1;
         }
     }
@@ -149,6 +160,16 @@ mod tests {
         assert!(waits[..400].iter().all(Duration::is_zero));
         assert_eq!(waits[799], Duration::from_secs(1));
         assert!(bucket.take(now + Duration::from_secs(10)).0.is_zero());
+    }
+
+    #[test]
+    fn an_operator_may_ask_for_less() {
+        let (bucket, now) = (Bucket::new(5), crate::clock::now());
+        let waits: Vec<Duration> = (0..10).map(|_| bucket.take(now).0).collect();
+        assert!(waits[..5].iter().all(Duration::is_zero));
+        assert_eq!(waits[9], Duration::from_secs(1));
+        bucket.congested(now, Duration::ZERO, now);
+        assert_eq!(bucket.rate(now), 5.0, "it was slow already");
     }
 
     #[test]

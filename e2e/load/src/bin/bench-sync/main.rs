@@ -165,12 +165,12 @@ fn run(args: &Args, stage: Stage, measures: &mut Vec<Measure>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(rig::io("start a runtime"))?;
     let measured = runtime.block_on(async {
-        let hub = rig.hub("hub-0", port)?;
+        let hub = |rig: &Rig| rig.hub("hub-0", port);
         match stage {
-            Stage::Few => few::measure(&rig, &hub, measures).await,
-            Stage::Full => full::measure(&rig, &hub, args.full, measures).await,
-            Stage::Wide => wide::measure(&rig, hub, args.agents, measures).await,
-            Stage::Fanout => fanout::measure(&mut rig, hub, args.fanout.unwrap_or(1), measures).await,
+            Stage::Few => few::measure(&rig, &hub(&rig)?, measures).await,
+            Stage::Full => full::measure(&rig, &hub(&rig)?, args.full, measures).await,
+            Stage::Wide => wide::measure(&rig, hub(&rig)?, args.agents, measures).await,
+            Stage::Fanout => fanout::measure(&mut rig, port, args.fanout.unwrap_or(1), measures).await,
         }
     });
     if measured.is_err() {

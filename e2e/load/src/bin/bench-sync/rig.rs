@@ -115,6 +115,11 @@ impl Rig {
 
     /// Starts a hub and waits until it is ready; `name` is that of its pod.
     pub fn hub(&self, name: &str, port: u16) -> Outcome<Hub> {
+        self.hub_with(name, port, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn hub_with(&self, name: &str, port: u16, more: &[&str]) -> Outcome<Hub> {
         self.pod(name)?;
         let token = self.file(&format!("{name}.token"));
         let bound =
@@ -125,7 +130,7 @@ impl Rig {
         let listen = format!("127.0.0.1:{port}");
         let token = token.display().to_string();
         let words = ["--listen", &listen, "--token-file", &token, "--pod-name", name];
-        let process = self.start(name, "selvedge-hub", &words)?;
+        let process = self.start(name, "selvedge-hub", &[&words[..], more].concat())?;
         Ok(Hub { process, port, endpoint: format!("https://{listen}") })
     }
 
