@@ -171,9 +171,8 @@ impl Book {
             (EntryKind::Device, Some(state @ State::Device(_))) => {
                 target = Target::Device(ObjectKey::new(&key.namespace, &key.name));
                 let told = Told { uid: uid.clone(), content, state: Some(state) };
-                let summary = told.summary();
-                let before = self.told(&key).map(|before| before.summary());
-                node_changed = before != Some(summary);
+                // One that was created anew is another device, also when it stands as the one before it did.
+                node_changed = self.told(&key).is_none_or(|before| before.summary() != told.summary());
                 self.tell(&key, told);
             }
             // A state that does not fit its key says nothing; its verdict comes with the node's next write.
@@ -213,7 +212,7 @@ impl Book {
         is: impl Fn(&str) -> bool,
     ) -> Option<DeviceStands> {
         let told = self.told(key).filter(|told| is(&told.uid))?;
-        let (connected, content) = told.summary();
+        let (_, connected, content) = told.summary();
         Some(DeviceStands { connected, applied: desired.is_some() && content == desired })
     }
 
@@ -396,9 +395,10 @@ impl Object {
 }
 
 impl Told {
-    /// What a node's status says of a device: whether it answers, and in which content.
-    fn summary(&self) -> (bool, Option<ContentHash>) {
-        (matches!(&self.state, Some(State::Device(state)) if state.connected), self.content)
+    /// What a node's status says of a device: of which one, whether it answers, and in which content.
+    fn summary(&self) -> (&str, bool, Option<ContentHash>) {
+        let connected = matches!(&self.state, Some(State::Device(state)) if state.connected);
+        (&self.uid, connected, self.content)
     }
 
     /// As it came, but for its key: that is its name.

@@ -89,20 +89,23 @@ impl Stage {
 
     /// The agent says that both are in force, each with a state that it has read.
     fn report(&mut self, life: &str) {
+        self.report_device(life);
+        let phase = wire::Phase::Running.into();
+        let state = wire::WorkloadState { phase, revision: "web-1".into(), ..Default::default() };
+        self.told(EntryKind::Workload, "web", format!("a{life}"), 2, State::Workload(state));
+    }
+
+    /// The agent says this of the Device alone.
+    fn report_device(&mut self, life: &str) {
         let property =
             wire::PropertyState { name: "level".into(), reported: "7".into(), ..Default::default() };
         let device = wire::DeviceState { connected: true, properties: vec![property], ..Default::default() };
-        let phase = wire::Phase::Running.into();
-        let workload = wire::WorkloadState { phase, revision: "web-1".into(), ..Default::default() };
-        let told = [
-            (EntryKind::Device, "tank", "d", State::Device(device)),
-            (EntryKind::Workload, "web", "a", State::Workload(workload)),
-        ];
-        for ((kind, name, uid, state), seq) in told.into_iter().zip(1..) {
-            let key = EntryKey::new(kind, "shop", name);
-            let (uid, content) = (format!("{uid}{life}"), Some(ContentHash([1; 32])));
-            self.book.report(Reported { key, uid, content, seq, state: Some(state) }, self.now);
-        }
+        self.told(EntryKind::Device, "tank", format!("d{life}"), 1, State::Device(device));
+    }
+
+    fn told(&mut self, kind: EntryKind, name: &str, uid: String, seq: u64, state: State) {
+        let (key, content) = (EntryKey::new(kind, "shop", name), Some(ContentHash([1; 32])));
+        self.book.report(Reported { key, uid, content, seq, state: Some(state) }, self.now);
     }
 
     /// What comes of the jobs that are due: of the node first, then of the device.
@@ -192,6 +195,21 @@ fn what_was_written_before_says_nothing_of_a_new_object() {
     stage.now += Duration::from_secs(1);
     let written = stage.write();
     assert!(written[0].1["properties"].is_null(), "the older one's values are shown as the new one's");
+}
+
+/// Its node's status was written before anything was said of it.
+#[test]
+fn a_new_object_that_stands_as_the_one_before_it_did_is_told_to_its_node() {
+    let mut stage = Stage::new(0);
+    stage.report("1");
+    stage.write();
+    stage.objects("2");
+    stage.book.news(stage.now, false);
+    let [(_, node, _)] = &stage.write()[..] else { panic!("only the node is written") };
+    assert_eq!(node["summary"]["devices"], "0/1");
+    stage.report_device("2");
+    let [(_, node, _), (_, device, _)] = &stage.write()[..] else { panic!("the node's status stays as it was") };
+    assert_eq!((&node["summary"]["devices"], &device["properties"][0]["reported"]), (&json!("1/1"), &json!(7)));
 }
 
 #[test]
