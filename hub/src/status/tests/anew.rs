@@ -208,8 +208,13 @@ fn a_new_object_that_stands_as_the_one_before_it_did_is_told_to_its_node() {
     let [(_, node, _)] = &stage.write()[..] else { panic!("only the node is written") };
     assert_eq!(node["summary"]["devices"], "0/1");
     stage.report_device("2");
-    let [(_, node, _), (_, device, _)] = &stage.write()[..] else { panic!("the node's status stays as it was") };
-    assert_eq!((&node["summary"]["devices"], &device["properties"][0]["reported"]), (&json!("1/1"), &json!(7)));
+    let [(_, node, _), (_, device, _)] = &stage.write()[..] else {
+        panic!("the node's status stays as it was")
+    };
+    assert_eq!(
+        (&node["summary"]["devices"], &device["properties"][0]["reported"]),
+        (&json!("1/1"), &json!(7))
+    );
 }
 
 #[test]
