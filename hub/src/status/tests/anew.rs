@@ -125,7 +125,8 @@ impl Stage {
         let done = |begun| match begun {
             Begun::Write(work) => {
                 let status = (work.compose)(&Value::Null);
-                let known = Known::of(&json!({"metadata": {"resourceVersion": "90"}, "status": status}));
+                let revision = self.revision.to_string();
+                let known = Known::of(&json!({"metadata": {"resourceVersion": revision}, "status": status}));
                 let written =
                     Written { code: Some(Code::Written), reason: "", known: Some(known), newer: None };
                 let verdicts = self.book.written(&work.target, &written, self.now);
