@@ -66,6 +66,8 @@ impl Rig {
     pub fn up(directory: &Path, repository: &Path, binaries: &Path, port: u16) -> Outcome<Self> {
         let layout = Layout::at(directory).map_err(io("name the directory"))?;
         let cluster = Cluster::new(layout.clone());
+        // What a run that was killed has left would be measured with this one.
+        cluster.down()?;
         // etcd waits for the disk, as it should.
         cluster.up(&UpOptions { api_only: true, durable: true, ..UpOptions::default() })?;
         let tools = Tools::new(&layout.bin(), &layout.kubeconfig());
