@@ -1,5 +1,5 @@
 //! What the shipped ServiceAccounts may do, asked of a real API server. The list of rights is reviewed in
-//! `chart.txt`; here stand the walls that the security of the whole leans on.
+//! `docs/reference/permissions.md`; here stand the walls that the security of the whole leans on.
 
 use std::time::Duration;
 
@@ -103,7 +103,8 @@ fn ask(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// Whoever takes over the edgeapplication-controller can let the hub read references, and gains nothing.
+/// Whoever takes over the edgeapplication-controller can let anyone read references, anywhere, and binds no
+/// other role.
 fn binds_one_role_alone(stage: &Stage) -> Outcome {
     let user = format!("--as=system:serviceaccount:{NAMESPACE}:edgeapplication-controller");
     let bind = |role: &str| {
