@@ -53,6 +53,10 @@ pub fn refuses_values(stage: &Stage) -> Outcome {
         ("hub.endpoints={https://hub.example/path:443}", "hub/endpoints/0"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),
         ("log.format=xml", "log/format"),
+        // Without a port, a policy would let out to all of them.
+        ("networkPolicy.apiServerPorts=null", "missing property 'apiServerPorts'"),
+        ("networkPolicy.apiServerPorts={https}", "networkPolicy/apiServerPorts/0"),
+        ("networkPolicy.metricsFrom[0].namespace=a", "additional properties 'namespace' not allowed"),
     ] {
         let refused = render(stage, &["--set", value]);
         let found = refused.map_or_else(|error| error.to_string(), |_| "it renders".into());
@@ -124,6 +128,14 @@ fn summary(object: &Value) -> Vec<String> {
             text(&role["name"]),
             text(&subject["name"])
         ));
+    }
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in items(&object["spec"][direction]) {
+            let port = |of: &Value| format!("{}/{}", of["port"], of["protocol"].as_str().unwrap_or("TCP"));
+            let ports: Vec<String> = items(&rule["ports"]).map(port).collect();
+            let peer = if rule[peers].is_null() { "anywhere".into() } else { rule[peers].to_string() };
+            lines.push(format!("  {direction} {} {peers} {peer}", ports.join(",")));
+        }
     }
     let pod = &object["spec"]["template"]["spec"];
     for container in items(&pod["containers"]) {
