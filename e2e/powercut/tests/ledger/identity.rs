@@ -17,6 +17,8 @@ fn identity(hub: &str) -> Identity {
         certificate_chain: "chain".repeat(400),
         ca_bundle: "ca".repeat(400),
         joined_with: "ab".into(),
+        not_before: 0,
+        not_after: 0,
     }
 }
 
