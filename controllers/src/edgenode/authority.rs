@@ -228,7 +228,8 @@ fn template(now: Timestamp, life: Duration, common_name: &str) -> CertificatePar
         let seconds = u64::try_from(time.as_second()).unwrap_or_default();
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
     };
-    params.not_before = at(now - BACKDATE);
+    // Agents renew after a part of the whole validity, which must not be over when a short one begins.
+    params.not_before = at(now - BACKDATE.min(life / 10));
     params.not_after = at(now + life);
     params
 }
