@@ -99,6 +99,8 @@ impl FakeHub {
             certificate_chain: self.certify(&key),
             ca_bundle: self.ca_pem(),
             joined_with: String::new(),
+            not_before: 0,
+            not_after: 0,
         };
         identity.store(state_dir).unwrap();
     }

@@ -1,8 +1,9 @@
 //! Who this node is: its key, its certificate, the CA that it trusts, and where its hubs are.
 //!
-//! In: what a join answered. Out: the same, read anew at every dial, so that a renewed certificate is
-//! used without a restart. Two files in the state directory, both 0600: `key.pem`, made once and never
-//! sent anywhere, and `identity.json`, replaced as one.
+//! In: what a join or a renewal answered. Out: the same, read anew at every dial, so that a renewed certificate is
+//! used without a restart. Two files in the state directory, both 0600: `key.pem`, which is never sent anywhere,
+//! and `identity.json`, replaced as one. A renewal makes `key.next.pem`, and when it has its certificate
+//! `identity.next.json`: from then on the two take the others' places, whatever crashes in between.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,6 +17,10 @@ use serde::{Deserialize, Serialize};
 
 const KEY_FILE: &str = "key.pem";
 const IDENTITY_FILE: &str = "identity.json";
+/// The key that a renewal asks with: kept before it asks, so that after a crash the same key asks again.
+const NEXT_KEY_FILE: &str = "key.next.pem";
+/// Once it is there, it and the next key are the node's.
+const NEXT_IDENTITY_FILE: &str = "identity.next.json";
 
 /// Why an identity cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,12 @@ pub struct Identity {
     pub ca_bundle: String,
     /// Public half of the join key that it was made with, in hex: the same command again does nothing.
     pub joined_with: String,
+    /// Begin of the certificate's validity, Unix seconds; 0: not known.
+    #[serde(default)]
+    pub not_before: u64,
+    /// End of the certificate's validity, Unix seconds; 0: not known.
+    #[serde(default)]
+    pub not_after: u64,
 }
 
 impl Identity {
@@ -90,6 +101,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; `NotJoined` when there is none.
     pub fn load(state_dir: &Path) -> Result<Self, IdentityError> {
+        roll_forward(state_dir)?;
         let path = state_dir.join(IDENTITY_FILE);
         match fs::read(&path) {
             Ok(json) => {
@@ -107,7 +119,19 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Write`].
     pub fn store(&self, state_dir: &Path) -> Result<(), IdentityError> {
-        let path = state_dir.join(IDENTITY_FILE);
+        self.write(state_dir.join(IDENTITY_FILE))
+    }
+
+    /// Takes this identity and the [`next_key`] in the place of those before, both or neither.
+    ///
+    /// # Errors
+    /// [`IdentityError::Write`].
+    pub fn replace(&self, state_dir: &Path) -> Result<(), IdentityError> {
+        self.write(state_dir.join(NEXT_IDENTITY_FILE))?;
+        roll_forward(state_dir)
+    }
+
+    fn write(&self, path: PathBuf) -> Result<(), IdentityError> {
         let json = serde_json::to_vec_pretty(self)
             .map_err(|source| IdentityError::Malformed { path: path.clone(), source })?;
         write_secret(&path, &json).map_err(|source| IdentityError::Write { path, source })
@@ -118,7 +142,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Write`].
     pub fn forget(state_dir: &Path) -> Result<(), IdentityError> {
-        for file in [KEY_FILE, IDENTITY_FILE] {
+        for file in [NEXT_IDENTITY_FILE, NEXT_KEY_FILE, KEY_FILE, IDENTITY_FILE] {
             let path = state_dir.join(file);
             match fs::remove_file(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -131,12 +155,43 @@ impl Identity {
     }
 }
 
-/// The node's TLS key (P-256): made at the first call, the same ever after.
+/// The node's TLS key (P-256): made at the first call, the same until a renewal replaces it.
 ///
 /// # Errors
 /// [`IdentityError`] when it cannot be read or kept.
 pub fn key(state_dir: &Path) -> Result<KeyPair, IdentityError> {
-    let path = state_dir.join(KEY_FILE);
+    key_of(state_dir, KEY_FILE)
+}
+
+/// The key for the next certificate: made at the first call, the same until it is the node's.
+///
+/// # Errors
+/// [`IdentityError`] when it cannot be read or kept.
+pub fn next_key(state_dir: &Path) -> Result<KeyPair, IdentityError> {
+    key_of(state_dir, NEXT_KEY_FILE)
+}
+
+/// Finishes what [`Identity::replace`] began. The key goes first: as long as the next identity has its name, there
+/// is something to finish.
+fn roll_forward(state_dir: &Path) -> Result<(), IdentityError> {
+    let next = state_dir.join(NEXT_IDENTITY_FILE);
+    if !next.exists() {
+        return Ok(());
+    }
+    for (from, to) in [(NEXT_KEY_FILE, KEY_FILE), (NEXT_IDENTITY_FILE, IDENTITY_FILE)] {
+        let (from, path) = (state_dir.join(from), state_dir.join(to));
+        match fs::rename(&from, &path).and_then(|()| sync_directory(&path)) {
+            // Gone already, before a crash.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(IdentityError::Write { path, source }),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+fn key_of(state_dir: &Path, file: &str) -> Result<KeyPair, IdentityError> {
+    let path = state_dir.join(file);
     match fs::read_to_string(&path) {
         Ok(pem) => KeyPair::from_pem(&pem).map_err(|source| IdentityError::Key { path, source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -166,6 +221,10 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&partial, path)?;
+    sync_directory(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
@@ -173,7 +232,7 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::{Identity, IdentityError, key};
+    use super::{Identity, IdentityError, key, next_key};
 
     #[test]
     fn the_key_is_made_once_and_for_its_owner_alone() {
@@ -184,11 +243,8 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
     }
 
-    #[test]
-    fn an_identity_is_kept_and_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::NotJoined(_))));
-        let identity = Identity {
+    fn identity() -> Identity {
+        Identity {
             cluster: "c".into(),
             node: "shop-1".into(),
             node_uid: "u".into(),
@@ -196,7 +252,40 @@ mod tests {
             certificate_chain: "chain".into(),
             ca_bundle: "ca".into(),
             joined_with: "ab".into(),
-        };
+            not_before: 1,
+            not_after: 2,
+        }
+    }
+
+    #[test]
+    fn a_renewal_takes_key_and_identity_together_also_after_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, next) = (identity(), Identity { not_after: 9, ..identity() });
+        let before = key(dir.path()).unwrap().serialize_pem();
+        old.store(dir.path()).unwrap();
+        let pem = next_key(dir.path()).unwrap().serialize_pem();
+        assert_eq!(next_key(dir.path()).unwrap().serialize_pem(), pem, "the same key asks again");
+        assert_eq!(Identity::load(dir.path()).unwrap(), old);
+        assert_eq!(key(dir.path()).unwrap().serialize_pem(), before);
+        // The crash comes after the next identity was kept, or after the key was.
+        for key_went in [false, true] {
+            old.store(dir.path()).unwrap();
+            std::fs::write(dir.path().join("key.next.pem"), &pem).unwrap();
+            next.write(dir.path().join("identity.next.json")).unwrap();
+            if key_went {
+                std::fs::rename(dir.path().join("key.next.pem"), dir.path().join("key.pem")).unwrap();
+            }
+            assert_eq!(Identity::load(dir.path()).unwrap(), next);
+            assert_eq!(key(dir.path()).unwrap().serialize_pem(), pem);
+        }
+        assert_ne!(next_key(dir.path()).unwrap().serialize_pem(), pem, "the one after it is another");
+    }
+
+    #[test]
+    fn an_identity_is_kept_and_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::NotJoined(_))));
+        let identity = identity();
         identity.store(dir.path()).unwrap();
         assert_eq!(Identity::load(dir.path()).unwrap(), identity);
         Identity::forget(dir.path()).unwrap();

@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod link;
 pub mod node;
 pub mod reconciler;
+pub mod renew;
 pub mod report;
 pub mod run;
 pub mod runtime;

@@ -1,10 +1,10 @@
-//! `selvedge-agent run`: builds the four tasks and the socket, owns them, and ends with the first that
+//! `selvedge-agent run`: builds the tasks and the socket, owns them, and ends with the first that
 //! fails. Containers run on whatever happens to the agent.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chain::chain,
-    clock,
+    clock::{self, Latest},
     config::Config,
     devices::Devices,
     identity::{Identity, IdentityError},
@@ -20,6 +20,7 @@ use crate::{
     link::{Counters, Link, LinkHandles, LinkStatus},
     node::AGENT_VERSION,
     reconciler::Reconciler,
+    renew::Renewal,
     report::{Book, Reporter},
     runtime::Runtime,
     status::{Server, ServerError, Sources},
@@ -115,13 +116,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         reconciler.run(token).await;
         Ok("reconciler")
     });
+    let (latest, known) = watch::channel(Latest::at(meta.latest_time));
+    let renewed = Arc::new(Notify::new());
+    let renewal = Renewal {
+        state_dir: config.state_dir.clone(),
+        hubs: config.hubs.clone(),
+        latest: known,
+        renewed: Arc::clone(&renewed),
+    };
+    let token = stop.clone();
+    tasks.spawn(async move {
+        renewal.run(token).await;
+        Ok("renewal")
+    });
     let task = Link {
         state_dir: config.state_dir,
         hubs: config.hubs,
         handles: LinkHandles { ledger: handle, verdicts: verdicts_out, uplink: uplink_out },
         status: link_out,
         counters: Arc::clone(&counters),
-        latest: meta.latest_time,
+        latest,
+        renewed,
     };
     let token = stop.clone();
     tasks.spawn(async move {

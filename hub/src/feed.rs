@@ -157,6 +157,9 @@ fn sweep(hub: &Hub, resource: &Resource, there: &BTreeSet<ObjectKey>, revision: 
 
 /// Takes in what a loop learned at `now`.
 pub fn take_event(hub: &Hub, resource: &Resource, event: listwatch::Event<Value>, now: Instant) {
+    if !matches!(event, listwatch::Event::Failed { .. }) {
+        hub.hearing.heard(resource, now);
+    }
     let apply = |event| hub.apply(event, now);
     match event {
         listwatch::Event::Listed { revision, asked, objects, undecodable } => {

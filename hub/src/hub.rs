@@ -8,9 +8,11 @@ use selvedge_model::{EntryKind, VersionKey};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use crate::clock;
 use crate::cluster::{Cluster, Marks};
 use crate::faults::Faults;
 use crate::feed::Pokes;
+use crate::hearing::Hearing;
 use crate::index::{Event, Index, ObjectKey, Resource};
 use crate::metrics::Metrics;
 use crate::notices::Notices;
@@ -25,6 +27,8 @@ pub struct Hub {
     index: RwLock<Index>,
     /// What stands before removals.
     pub removals: Removals,
+    /// Whether it still hears of EdgeNodes.
+    pub hearing: Hearing,
     /// Sessions of this replica.
     pub sessions: Sessions,
     /// Turns of full comparisons.
@@ -64,6 +68,7 @@ impl Hub {
         Self {
             index: RwLock::default(),
             removals: Removals::default(),
+            hearing: Hearing::new(clock::now()),
             sessions: Sessions::default(),
             resyncs: Resyncs::new(&metrics),
             faults: Faults::new(metrics.bad_input.clone()),

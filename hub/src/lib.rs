@@ -16,6 +16,7 @@ mod crd_check;
 pub mod enroll;
 pub mod faults;
 pub mod feed;
+pub mod hearing;
 pub mod hub;
 pub mod index;
 mod lag;

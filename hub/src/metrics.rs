@@ -74,6 +74,8 @@ pub struct Metrics {
     pub status_coalesced: IntCounter,
     /// Join requests by result.
     pub joins: IntCounterVec,
+    /// Renewals by result.
+    pub renewals: IntCounterVec,
     /// Objects held, by resource.
     pub index_objects: IntGaugeVec,
     /// Proofs of a restored API server.
@@ -184,6 +186,11 @@ impl Metrics {
                 "Reports overtaken by a newer one before they were written.",
             )?,
             joins: counters("joins_total", "Join requests by result.", &["result"])?,
+            renewals: counters(
+                "renewals_total",
+                "Requests for further certificates by result.",
+                &["result"],
+            )?,
             index_objects: gauges("index_objects", "Objects held in the index, by resource.", &["resource"])?,
             restores: counter("restores_total", "Proofs that the API server's state was restored.")?,
             cluster_unreadable: gauges(
@@ -228,6 +235,7 @@ impl Metrics {
             Box::new(self.status_writes.clone()),
             Box::new(self.status_coalesced.clone()),
             Box::new(self.joins.clone()),
+            Box::new(self.renewals.clone()),
             Box::new(self.index_objects.clone()),
             Box::new(self.restores.clone()),
             Box::new(self.cluster_unreadable.clone()),

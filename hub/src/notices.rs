@@ -1,4 +1,5 @@
-//! Events of the hub, for people: removals that wait, and reports that the API server refused.
+//! Events of the hub, for people: removals that wait, reports that the API server refused, and certificates that were
+//! copied, as it seems.
 //!
 //! In: what sessions meet. Out: Events on the object that it is about, one an object and reason in ten minutes, and
 //! few in all: a guard that trips for a whole fleet names some of its nodes here; the condition of each node says
@@ -38,6 +39,7 @@ pub struct Notice {
 enum Reason {
     RemovalsHeld,
     ReportRefused,
+    OldCertificate,
 }
 
 impl Reason {
@@ -45,6 +47,7 @@ impl Reason {
         match self {
             Self::RemovalsHeld => "RemovalsHeld",
             Self::ReportRefused => "ReportRefused",
+            Self::OldCertificate => "OldCertificate",
         }
     }
 
@@ -52,6 +55,7 @@ impl Reason {
         match self {
             Self::RemovalsHeld => "Remove",
             Self::ReportRefused => "Report",
+            Self::OldCertificate => "Admit",
         }
     }
 }
@@ -94,6 +98,7 @@ impl Budget {
 struct Inner {
     held: Budget,
     refused: Budget,
+    outdated: Budget,
     queue: VecDeque<Notice>,
 }
 
@@ -141,12 +146,30 @@ impl Notices {
         self.say(Notice { about: reference(target, uid), reason: Reason::ReportRefused, note }, now);
     }
 
+    /// A machine shows a certificate of a node that was renewed since.
+    pub fn outdated(&self, node: &str, uid: &str, serial: &str, now: Instant) {
+        let note = format!(
+            "a machine shows certificate {serial} of this node, which was renewed since, and is refused: somebody may \
+             have copied the node's disk, or it was restored from an image. If the node itself is out for it, set \
+             spec.join.request to a new value and join it again"
+        );
+        self.say(
+            Notice {
+                about: reference(&Target::Node(node.into()), uid),
+                reason: Reason::OldCertificate,
+                note,
+            },
+            now,
+        );
+    }
+
     fn say(&self, notice: Notice, now: Instant) {
         let mut inner = self.lock();
         let uid = notice.about.uid.clone().unwrap_or_default();
         let budget = match notice.reason {
             Reason::RemovalsHeld => &mut inner.held,
             Reason::ReportRefused => &mut inner.refused,
+            Reason::OldCertificate => &mut inner.outdated,
         };
         if !budget.admits(&uid, now) {
             return;

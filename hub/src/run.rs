@@ -21,7 +21,7 @@ use crate::notices::Notices;
 use crate::replica::Replica;
 use crate::status::Bucket;
 use crate::transport::{self, Door, tls::Tls};
-use crate::{cluster, crd_check, enroll, feed, version_key};
+use crate::{cluster, crd_check, enroll, feed, hearing, version_key};
 
 /// How often sizes are measured: below the usual scrape interval.
 const MEASURE: Duration = Duration::from_secs(10);
@@ -51,9 +51,15 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
     let hub = Arc::new(hub);
     let tls = Arc::new(Tls::default());
     let token = process.tasks.token();
-    let (caches, certificate) = (process.gates.gate("caches"), process.gates.gate("certificate"));
-    let door =
-        Door { hub: hub.clone(), join: Arc::default(), tasks: TaskTracker::new(), drain: token.clone() };
+    let gate = |name| process.gates.gate(name);
+    let (caches, certificate, hearing) = (gate("caches"), gate("certificate"), gate("hearing"));
+    let door = Door {
+        hub: hub.clone(),
+        join: Arc::default(),
+        renewals: Arc::default(),
+        tasks: TaskTracker::new(),
+        drain: token.clone(),
+    };
     let replica = Replica {
         hub: hub.clone(),
         client: client.clone(),
@@ -70,6 +76,7 @@ pub async fn build(config: &Config, process: &mut Process) -> Result<(), BoxErro
     tasks.spawn("version key", version_key::read(client.clone(), namespace, hub.clone(), token.clone()));
     tasks.spawn("caches", feed::follow(client.clone(), hub.clone(), caches, token.clone()));
     let events = Events::new(client.clone(), "selvedge-hub", &process.identity);
+    tasks.spawn("hearing", hearing::follow(hub.clone(), hearing, token.clone()));
     tasks.spawn("Events", Notices::publish(hub.clone(), events, token.clone()));
     tasks.spawn("CRD check", crd_check::follow(client.clone(), hub.clone(), token.clone()));
     tasks.spawn(

@@ -154,26 +154,41 @@ impl Tls {
         Ok(Self::new(config, verifier))
     }
 
+    /// For a renewal: trusts the identity's CA bundle, and shows nothing, because a certificate that has expired would
+    /// end the handshake.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the identity holds no usable CA certificate.
+    pub fn trusting(identity: &Identity, latest: u64) -> Result<Self, TlsError> {
+        let verifier = Self::verifier(identity, latest)?;
+        let config = builder(&verifier)?.with_no_client_auth();
+        Ok(Self::new(config, verifier))
+    }
+
     /// For sessions: trusts the identity's CA bundle, and shows its certificate. `latest` is the time
     /// that the ledger knows to have passed, Unix seconds.
     ///
     /// # Errors
     /// [`TlsError`] when the identity holds no usable certificates.
     pub fn mutual(identity: &Identity, key: &rcgen::KeyPair, latest: u64) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for root in certificates(&identity.ca_bundle, "CA bundle")? {
-            roots.add(root).map_err(|source| TlsError::Identity { part: "CA bundle", source })?;
-        }
-        let verifier =
-            verifier(roots, &provider).map_err(|source| TlsError::Identity { part: "CA bundle", source })?;
-        let verifier = Arc::new(HubVerifier { trust: Trust::Roots(verifier), provider, latest });
+        let verifier = Self::verifier(identity, latest)?;
         let chain = certificates(&identity.certificate_chain, "certificate")?;
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let config = builder(&verifier)?
             .with_client_auth_cert(chain, key)
             .map_err(|source| TlsError::Identity { part: "certificate and key", source })?;
         Ok(Self::new(config, verifier))
+    }
+
+    fn verifier(identity: &Identity, latest: u64) -> Result<Arc<HubVerifier>, TlsError> {
+        let fault = |source| TlsError::Identity { part: "CA bundle", source };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for root in certificates(&identity.ca_bundle, "CA bundle")? {
+            roots.add(root).map_err(fault)?;
+        }
+        let verifier = verifier(roots, &provider).map_err(fault)?;
+        Ok(Arc::new(HubVerifier { trust: Trust::Roots(verifier), provider, latest }))
     }
 
     fn new(mut config: ClientConfig, verifier: Arc<HubVerifier>) -> Self {

@@ -4,6 +4,7 @@
 //! the same command may be run again after any interruption; the hub answers the same key with a
 //! certificate until the join key expires.
 
+pub(crate) mod ask;
 pub mod http;
 
 #[cfg(test)]
@@ -12,27 +13,22 @@ mod tests;
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use selvedge_protocol::{
     JOIN_PATH, JoinToken, TokenError,
-    join::{JoinRequest, JoinResponse},
+    join::JoinRequest,
     proof::{self, ProofError},
 };
 use tokio::time::{sleep, timeout};
 
-use self::http::{Answer, HttpError};
+use self::ask::{Tried, ask};
 use crate::{
     backoff::{Backoff, directed},
     chain::chain,
-    dial::{DialError, Endpoint, EndpointError, Tls, TlsError, dial},
+    dial::{Endpoint, EndpointError, Tls, TlsError},
     identity::{self, Identity, IdentityError},
 };
 
-/// A hub that took the request and does not answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Someone watches: quick at first, and never far from the next try.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const SLOWEST_RETRY: Duration = Duration::from_secs(15);
@@ -93,30 +89,6 @@ pub enum JoinError {
     Proof(#[from] ProofError),
 }
 
-/// Why one try failed; the next may not.
-#[derive(Debug, thiserror::Error)]
-enum TryError {
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    #[error(transparent)]
-    Http(#[from] HttpError),
-    #[error("the hub did not answer in {} s", ANSWER_TIMEOUT.as_secs())]
-    Timeout,
-    #[error("the hub answered {0}")]
-    Status(StatusCode),
-    #[error("the hub's answer is not a join response: {0}")]
-    Response(&'static str),
-    #[error("the certificate is not signed yet")]
-    Pending,
-}
-
-/// What a try came to.
-enum Tried {
-    Joined(JoinResponse),
-    Refused,
-    Again { error: TryError, after: Option<Duration> },
-}
-
 /// Joins, and goes on trying for at most `patience`. The same token again on a node that joined with it
 /// does nothing.
 ///
@@ -152,7 +124,7 @@ pub async fn obtain(token: &JoinToken, key: &KeyPair, patience: Duration) -> Res
     let tries = async {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         for hub in hubs.iter().cycle() {
-            match ask(hub, &tls, &request).await {
+            match ask(hub, &tls, JOIN_PATH, &request).await {
                 Tried::Joined(response) => return Some(response),
                 Tried::Refused => return None,
                 Tried::Again { error, after } => {
@@ -180,6 +152,8 @@ pub async fn obtain(token: &JoinToken, key: &KeyPair, patience: Duration) -> Res
         certificate_chain: text(response.certificate_chain_pem),
         ca_bundle: text(response.ca_bundle_pem),
         joined_with,
+        not_before: u64::try_from(response.not_before).unwrap_or(0),
+        not_after: u64::try_from(response.not_after).unwrap_or(0),
     })
 }
 
@@ -193,44 +167,6 @@ fn request(token: &JoinToken, key: &KeyPair) -> Result<Bytes, JoinError> {
     let request =
         JoinRequest { cluster_id: token.cluster.clone(), node: token.node.clone(), csr_der, signature };
     Ok(selvedge_protocol::encode(&request))
-}
-
-async fn ask(hub: &Endpoint, tls: &Tls, request: &Bytes) -> Tried {
-    let again = |error: TryError| Tried::Again { error, after: None };
-    let answer = match timeout(ANSWER_TIMEOUT, post(hub, tls, request)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return again(error),
-        Err(_) => return again(TryError::Timeout),
-    };
-    let after = answer.retry_after.map(Duration::from_secs);
-    match answer.status {
-        StatusCode::OK => match response(answer.body) {
-            Ok(response) => Tried::Joined(response),
-            Err(error) => again(error),
-        },
-        StatusCode::ACCEPTED => Tried::Again { error: TryError::Pending, after },
-        StatusCode::FORBIDDEN => Tried::Refused,
-        status => Tried::Again { error: TryError::Status(status), after },
-    }
-}
-
-async fn post(hub: &Endpoint, tls: &Tls, request: &Bytes) -> Result<Answer, TryError> {
-    let stream = dial(hub, tls).await?;
-    let request = Request::post(JOIN_PATH)
-        .header(header::HOST, hub.authority())
-        .header(header::CONTENT_TYPE, "application/x-protobuf")
-        .body(Full::new(request.clone()))
-        .map_err(HttpError::from)?;
-    Ok(http::exchange(TokioIo::new(stream), request).await?)
-}
-
-fn response(body: Bytes) -> Result<JoinResponse, TryError> {
-    let response: JoinResponse =
-        selvedge_protocol::decode(body).map_err(|_| TryError::Response("it cannot be decoded"))?;
-    if response.certificate_chain_pem.is_empty() || response.ca_bundle_pem.is_empty() {
-        return Err(TryError::Response("it holds no certificate"));
-    }
-    Ok(response)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -56,6 +56,7 @@ fn signed(hub: &FakeHub, request: &JoinRequest) -> Response<Full<Bytes>> {
         certificate_chain_pem: hub.certify(&csr.public_key).into_bytes(),
         ca_bundle_pem: hub.ca_pem().into_bytes(),
         node_uid: "uid-1".into(),
+        ..Default::default()
     };
     Response::new(Full::new(selvedge_protocol::encode(&response)))
 }

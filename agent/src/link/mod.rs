@@ -20,7 +20,7 @@ use selvedge_protocol::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
@@ -41,7 +41,7 @@ pub use self::{
 use crate::{
     backoff::{Backoff, directed},
     chain::chain,
-    clock,
+    clock::{self, Latest},
     dial::{DialError, Endpoint, EndpointError, Tls, TlsError, dial},
     identity::{self, Identity, IdentityError},
     ledger,
@@ -142,13 +142,15 @@ pub struct Link {
     pub status: watch::Sender<LinkStatus>,
     /// Of everything that goes over it.
     pub counters: Arc<Counters>,
-    /// Time known to have passed, Unix seconds.
-    pub latest: u64,
+    /// Time known to have passed.
+    pub latest: watch::Sender<Latest>,
+    /// There is a new identity: the session is ended, and the next one begins with it.
+    pub renewed: Arc<Notify>,
 }
 
 impl Link {
     /// Keeps a session until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         // Replicas share a fleet by chance; after that an agent goes round.
         let mut turn: usize = rand::random_range(0..1024);
@@ -159,12 +161,26 @@ impl Link {
             let started = Instant::now();
             let sessions = self.status.borrow().sessions;
             let mut hub = String::new();
-            let result = self.session(turn, redirects, &mut hub, &stop).await;
+            let (round, renewed) = (stop.child_token(), Arc::clone(&self.renewed));
+            let result = {
+                let mut session = Box::pin(self.session(turn, redirects, &mut hub, &round));
+                tokio::select! {
+                    result = &mut session => result,
+                    () = renewed.notified() => {
+                        round.cancel();
+                        session.await
+                    }
+                }
+            };
             if self.status.borrow().sessions > sessions && started.elapsed() > GOOD_SESSION {
                 backoff.reset();
             }
             let (reason, wait) = match result {
-                Ok(Ended::Stopping) => return,
+                Ok(Ended::Stopping) if stop.is_cancelled() => return,
+                Ok(Ended::Stopping) => {
+                    tracing::info!(hub, "dials anew with its new certificate");
+                    continue;
+                }
                 Ok(ended) => {
                     self.counters.ended(ended.name());
                     explain(&ended, &hub, &mut told);
@@ -197,7 +213,7 @@ impl Link {
     }
 
     async fn session(
-        &mut self,
+        &self,
         turn: usize,
         redirects: u32,
         hub: &mut String,
@@ -208,7 +224,7 @@ impl Link {
         let hubs = if self.hubs.is_empty() { &identity.hub } else { &self.hubs };
         let endpoint: Endpoint = hubs.get(turn % hubs.len().max(1)).map_or("", String::as_str).parse()?;
         *hub = endpoint.to_string();
-        let tls = Tls::mutual(&identity, &key, self.latest)?;
+        let tls = Tls::mutual(&identity, &key, self.latest.borrow().now())?;
         let dialled = async {
             let stream = dial(&endpoint, &tls).await?;
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
@@ -222,19 +238,19 @@ impl Link {
         let dialled = self.handles.ledger.hello(rand::random(), redirects).await?;
         self.counters.dialled("Connected");
         let session = dialled.session;
-        let (latest, handles, status) = (&mut self.latest, &self.handles, &self.status);
+        let (latest, handles, status) = (&self.latest, &self.handles, &self.status);
         let mut welcomed = |welcome: &wire::Welcome| {
             tracing::info!(%hub, %session, protocol = welcome.protocol, "session up");
             status.send_modify(|status| status.up(hub.clone(), clock::unix()));
             let told = u64::try_from(welcome.unix_ms / 1000).unwrap_or(0);
-            if told <= *latest {
+            if told <= latest.borrow().now() {
                 return;
             }
             if !tls.valid_at(&chain, &endpoint.name, told) {
                 tracing::warn!(%hub, told, "the hub's time is outside its own certificate; not believed");
                 return;
             }
-            *latest = told;
+            latest.send_replace(Latest::at(told));
             // When the ledger is too busy the next Welcome tells it.
             let _ = handles.ledger.note_time(told);
         };

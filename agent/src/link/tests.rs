@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    clock,
+    clock::{self, Latest},
     fakehub::{CLUSTER, FakeHub, HubSession},
     ledger::{self, Desired, RowKey},
     report::{Book, Note, Reporter},
@@ -76,7 +76,8 @@ impl Agent {
             handles: LinkHandles { ledger: handle, verdicts: verdicts_out, uplink: uplink_out },
             status: status_out,
             counters: Arc::clone(&counters),
-            latest: 0,
+            latest: watch::Sender::new(Latest::at(0)),
+            renewed: Arc::default(),
         };
         let token = stop.clone();
         tasks.spawn(async move { link.run(token).await });

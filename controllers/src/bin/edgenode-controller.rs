@@ -39,6 +39,17 @@ struct Args {
     /// A node that has had no session for this long is offline; a restart of the hub should fit into it.
     #[arg(long, default_value = "40s", value_parser = duration)]
     offline_grace: Duration,
+
+    /// How long agents' certificates live, at least 1m. They are renewed after two thirds of it, and prove who asks
+    /// for another one for 90 days after it.
+    #[arg(long, default_value = "2160h", value_parser = life)]
+    agent_certificate_life: Duration,
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    let life = duration(text).map_err(|error| error.to_string())?;
+    let bounds = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
+    if bounds.contains(&life) { Ok(life) } else { Err(format!("{text} is not between 1m and 8784h")) }
 }
 
 fn duration(text: &str) -> Result<Duration, DurationError> {
@@ -55,6 +66,7 @@ async fn main() -> ExitCode {
         replica_address: args.replica_address,
         pod_ip: args.pod_ip,
         grace: args.offline_grace,
+        agent_life: args.agent_certificate_life,
     };
     process::run("edgenode-controller", &args.common, async |process| edgenode::run(process, settings)).await
 }

@@ -2,7 +2,7 @@
 //! RoleBinding there, and no right anywhere else).
 //!
 //! In: namespaces and our RoleBindings. Out: one RoleBinding in each namespace labelled
-//! `selvedge.dev/edge=enabled`, none in others.
+//! `selvedge.dev/edge=enabled`, none in others. Selvedge's own, where the CA and join commands are, never take part.
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
@@ -19,6 +19,9 @@ use super::observe;
 
 /// Name of the RoleBinding, and of the ClusterRole that it binds.
 pub const REFERENCES: &str = "selvedge-hub-references";
+
+/// Where join commands are.
+const JOIN_NAMESPACE: &str = "selvedge-join";
 
 /// Keeps the RoleBindings.
 pub struct Namespaces {
@@ -78,7 +81,12 @@ impl Reconciler for Namespaces {
         if namespace.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Change);
         }
-        if observe::Namespace::of(namespace.labels()).enabled {
+        let own = name == self.hub_namespace || name == JOIN_NAMESPACE;
+        let enabled = observe::Namespace::of(namespace.labels()).enabled;
+        if enabled && own {
+            tracing::warn!(namespace = name, "is Selvedge's own: its label selvedge.dev/edge lets nobody in");
+        }
+        if enabled && !own {
             apply(&bindings, MANAGER, &binding(&name, &self.hub_namespace))
                 .await
                 .map_err(|source| NamespaceError::Apply { namespace: name, source })?;

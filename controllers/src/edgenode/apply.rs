@@ -97,7 +97,10 @@ pub async fn carry_out(
         }
         // The Secret goes first: with the records gone, nobody would look for it again.
         Step::Promote(records) | Step::Close(records) => {
-            remove_secret(targets, &observed.name).await?;
+            // A renewal has none.
+            if observed.records.join.is_some() || observed.secret.is_some() {
+                remove_secret(targets, &observed.name).await?;
+            }
             write_records(targets, node, records).await?;
             Ok(true)
         }

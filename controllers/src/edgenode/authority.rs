@@ -12,12 +12,15 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use ring::digest::{SHA256, digest};
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_SERIALNUMBER};
+
+use super::record::CertificateRecord;
 
 /// The root lives for ten years: longer than any edge box is expected to stay without a visit, and it can
 /// be rotated before.
 const ROOT_LIFE: Duration = Duration::from_secs(3652 * 24 * 3600);
-/// An agent's certificate (identity rule 6).
-const AGENT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long an agent's certificate lives when nobody says otherwise (identity rule 6).
+pub const AGENT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A hub's certificate: short, because hubs are always there to renew it.
 const HUB_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The controller's own, held in memory only and made again long before it ends.
@@ -58,6 +61,8 @@ pub struct Authority {
     pub certificate_pem: String,
     /// Lower-case hex SHA-256 of the root's SubjectPublicKeyInfo: the pin of join tokens.
     pub pin: String,
+    /// How long agents' certificates live.
+    pub agent_life: Duration,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -76,6 +81,19 @@ pub struct AuthorityFiles {
 pub struct Issued {
     /// The leaf, PEM.
     pub pem: String,
+}
+
+/// An agent's certificate, read.
+#[derive(Debug)]
+pub struct AgentCertificate {
+    /// Name of the node: CN.
+    pub node: String,
+    /// Uid of its EdgeNode: the subject's serialNumber.
+    pub uid: String,
+    /// Its key: the bits of the SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
+    /// As it is recorded.
+    pub record: CertificateRecord,
 }
 
 impl AuthorityFiles {
@@ -99,20 +117,21 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError`] when they are damaged.
-    pub fn load(files: AuthorityFiles) -> Result<Self, AuthorityError> {
+    pub fn load(files: AuthorityFiles, agent_life: Duration) -> Result<Self, AuthorityError> {
         let key = KeyPair::from_pem(&files.key_pem).map_err(failed("read tls.key of the CA Secret"))?;
         let issuer = Issuer::from_ca_cert_pem(&files.certificate_pem, key)
             .map_err(failed("read tls.crt of the CA Secret"))?;
         let (_, pem) = x509_parser::pem::parse_x509_pem(files.certificate_pem.as_bytes())
             .map_err(|_| AuthorityError::Pem)?;
         let pin = fingerprint(pem.parse_x509().map_err(|_| AuthorityError::Pem)?.public_key().raw);
-        Ok(Self { cluster_id: files.cluster_id, certificate_pem: files.certificate_pem, pin, issuer })
+        let AuthorityFiles { cluster_id, certificate_pem, .. } = files;
+        Ok(Self { cluster_id, certificate_pem, pin, agent_life, issuer })
     }
 
     /// When a certificate for an agent that is issued now ends.
     #[must_use]
-    pub fn agent_not_after(now: Timestamp) -> Timestamp {
-        now + AGENT_LIFE
+    pub fn agent_not_after(&self, now: Timestamp) -> Timestamp {
+        now + self.agent_life
     }
 
     /// An agent's certificate: CN = node, subject serialNumber = uid of the EdgeNode, clientAuth, no SANs.
@@ -128,7 +147,7 @@ impl Authority {
         not_after: Timestamp,
         key: &impl PublicKeyData,
     ) -> Result<Issued, AuthorityError> {
-        let mut params = template(not_after - AGENT_LIFE, AGENT_LIFE, node);
+        let mut params = template(not_after - self.agent_life, self.agent_life, node);
         params.serial_number = Some(SerialNumber::from_slice(serial));
         params.distinguished_name.push(DnType::from_oid(SUBJECT_SERIAL_NUMBER), uid);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -167,6 +186,31 @@ impl Authority {
         Ok((certificate.der().to_vec(), key.serialize_der()))
     }
 
+    /// The certificate of an agent, if this authority made it. Whether it is valid now is not asked.
+    #[must_use]
+    pub fn read_agent(&self, der: &[u8]) -> Option<AgentCertificate> {
+        let (_, root) = x509_parser::pem::parse_x509_pem(self.certificate_pem.as_bytes()).ok()?;
+        let root = root.parse_x509().ok()?;
+        let (rest, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        certificate.verify_signature(Some(root.public_key())).ok()?;
+        let usage = certificate.extended_key_usage().ok()??.value;
+        let one = |mut values: Vec<String>| (values.len() == 1).then(|| values.remove(0));
+        let subject = certificate.subject();
+        let texts =
+            |oid| subject.iter_by_oid(oid).filter_map(|value| Some(value.as_str().ok()?.into())).collect();
+        Some(AgentCertificate {
+            node: one(texts(&OID_X509_COMMON_NAME))?,
+            uid: one(texts(&OID_X509_SERIALNUMBER))?,
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+            record: CertificateRecord {
+                public_key: fingerprint(certificate.public_key().raw),
+                serial: hex(certificate.raw_serial()),
+                not_after: Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?,
+            },
+        })
+        .filter(|_| rest.is_empty() && usage.client_auth)
+    }
+
     fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Result<Issued, AuthorityError> {
         let certificate = params.signed_by(key, &self.issuer).map_err(failed("sign a certificate"))?;
         Ok(Issued { pem: certificate.pem() })
@@ -184,7 +228,8 @@ fn template(now: Timestamp, life: Duration, common_name: &str) -> CertificatePar
         let seconds = u64::try_from(time.as_second()).unwrap_or_default();
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
     };
-    params.not_before = at(now - BACKDATE);
+    // Agents renew after a part of the whole validity, which must not be over when a short one begins.
+    params.not_before = at(now - BACKDATE.min(life / 10));
     params.not_after = at(now + life);
     params
 }

@@ -2,6 +2,7 @@
 //! which hubs name versions of Secrets.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -54,11 +55,16 @@ pub enum ClusterError {
 }
 
 /// Reads the CA, or makes it on the first start. Creation is refused if another was quicker; then that
-/// one's is taken.
+/// one's is taken. Its certificates for agents live for `agent_life`.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub async fn ensure(client: &Client, namespace: &str, now: Timestamp) -> Result<Authority, ClusterError> {
+pub async fn ensure(
+    client: &Client,
+    namespace: &str,
+    agent_life: Duration,
+    now: Timestamp,
+) -> Result<Authority, ClusterError> {
     let unusable = |source| ClusterError::Authority { namespace: namespace.into(), source };
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = match secrets.get_opt(CA_SECRET).await.map_err(failed("read the CA Secret", namespace))? {
@@ -77,7 +83,7 @@ pub async fn ensure(client: &Client, namespace: &str, now: Timestamp) -> Result<
             }
         }
     };
-    let authority = Authority::load(files(&secret, namespace)?).map_err(unusable)?;
+    let authority = Authority::load(files(&secret, namespace)?, agent_life).map_err(unusable)?;
     tell(client, namespace, &authority).await?;
     make_version_key(&secrets, namespace).await?;
     Ok(authority)

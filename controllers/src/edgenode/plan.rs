@@ -102,14 +102,16 @@ fn join(observed: &Observed) -> (Join, Option<Step>) {
         Err(fault) => return (Join::Invalid(fault.clone()), None),
     };
     if wanted.denied {
-        return (Join::Denied, close(observed));
+        let identity = IdentityRecord { pending: None, ..records.identity.clone() };
+        return (Join::Denied, close(observed, identity));
     }
     if let Some(promoted) = promoted(observed) {
         return (Join::Joined, Some(Step::Promote(promoted)));
     }
     let identity = &records.identity;
     if identity.current.is_some() && identity.request == wanted.request {
-        return (Join::Joined, close(observed));
+        // A certificate that is pending now renews the current one.
+        return (Join::Joined, close(observed, identity.clone()));
     }
     match &records.join {
         Some(record) if record.request == wanted.request => {
@@ -151,10 +153,10 @@ fn promoted(observed: &Observed) -> Option<Records> {
     Some(Records { join: None, identity: IdentityRecord { uid, current, pending: None, request } })
 }
 
-fn close(observed: &Observed) -> Option<Step> {
-    let open = observed.records.join.is_some() || observed.records.identity.pending.is_some();
-    let identity = IdentityRecord { pending: None, ..observed.records.identity.clone() };
-    (open || observed.secret.is_some()).then_some(Step::Close(Records { join: None, identity }))
+/// Nobody joins any more; `identity` is what the record is to be.
+fn close(observed: &Observed, identity: IdentityRecord) -> Option<Step> {
+    let records = Records { join: None, identity };
+    (observed.records != records || observed.secret.is_some()).then_some(Step::Close(records))
 }
 
 fn shown(observed: &Observed, grace: Duration) -> (Shown, Option<Duration>) {

@@ -46,6 +46,8 @@ pub struct Settings {
     pub pod_ip: IpAddr,
     /// A node without a session for this long is offline.
     pub grace: Duration,
+    /// How long agents' certificates live.
+    pub agent_life: Duration,
 }
 
 /// A setting that cannot work.
@@ -101,7 +103,8 @@ struct Leader {
 impl Leader {
     async fn work(self, token: CancellationToken) -> Result<(), BoxError> {
         let client = &self.client;
-        let authority = Arc::new(cluster::ensure(client, &self.namespace, clock::now()).await?);
+        let authority =
+            Arc::new(cluster::ensure(client, &self.namespace, self.settings.agent_life, clock::now()).await?);
         let events = Arc::new(Events::new(client.clone(), MANAGER, &self.identity));
         let (trigger, triggered) = mpsc::channel(TRIGGERS);
         let switchboard = Arc::new(Switchboard::new(Sessions::new(clock::now()), trigger));

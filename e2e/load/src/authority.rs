@@ -106,6 +106,8 @@ impl Authority {
             certificate_chain: certificate.pem(),
             ca_bundle: self.pem.clone(),
             joined_with: String::new(),
+            not_before: 0,
+            not_after: 0,
         })
     }
 }

@@ -126,6 +126,8 @@ impl World {
                     newest: hub.sessions.newest(&uid),
                     synced: index.is_synced(),
                     denied: hub.sessions.denied_at(&uid).is_some(),
+                    outdated: false,
+                    deaf: hub.hearing.is_deaf(self.instant()),
                     cluster_id: CLUSTER,
                     epoch: hub.index().reached().epoch,
                     unix_ms: 0,

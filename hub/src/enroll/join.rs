@@ -31,10 +31,10 @@ use crate::transport::Door;
 /// Joins at once: each waits for the API server and for the controller.
 const AT_ONCE: usize = 32;
 /// A certificate is waited for this long; then the agent asks again.
-const PATIENCE: Duration = Duration::from_secs(15);
-const SIGNER: &str = "selvedge.dev/agent";
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const SIGNER: &str = "selvedge.dev/agent";
 /// One answer to all who have no right to join.
-const REFUSED: &str =
+pub(super) const REFUSED: &str =
     "refused: the join command does not open this cluster; make a new one with spec.join.request\n";
 /// Verified against when there is no key: takes as long as a real one. It is the join key of a seed of
 /// zeros, which the controller never issues; what verifies against it is refused all the same.
@@ -102,12 +102,7 @@ pub async fn post(State(door): State<Door>, body: Bytes) -> Response {
         Ok(Answer::Signed(certificate)) => {
             count("signed");
             tracing::info!(node, "joined");
-            let response = JoinResponse {
-                certificate_chain_pem: certificate,
-                ca_bundle_pem: cluster.ca_pem.clone().into_bytes(),
-                node_uid: uid.to_string(),
-            };
-            response.encode_to_vec().into_response()
+            issued(certificate, &cluster, &uid)
         }
         Ok(Answer::Refused(message)) => {
             count("denied");
@@ -125,6 +120,26 @@ pub async fn post(State(door): State<Door>, body: Bytes) -> Response {
                 .into_response()
         }
     }
+}
+
+/// A certificate on its way to its agent.
+pub(super) fn issued(pem: Vec<u8>, cluster: &Cluster, uid: &str) -> Response {
+    let (not_before, not_after) = validity(&pem).unwrap_or_default();
+    let response = JoinResponse {
+        certificate_chain_pem: pem,
+        ca_bundle_pem: cluster.ca_pem.clone().into_bytes(),
+        node_uid: uid.to_owned(),
+        not_before,
+        not_after,
+    };
+    response.encode_to_vec().into_response()
+}
+
+/// Of the leaf, Unix seconds.
+fn validity(pem: &[u8]) -> Option<(i64, i64)> {
+    let (_, leaf) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    let leaf = leaf.parse_x509().ok()?;
+    Some((leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp()))
 }
 
 /// Who asks with right, if so. The same work is done for all.

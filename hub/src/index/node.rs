@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use selvedge_crds::JOIN_ANNOTATION;
+use jiff::Timestamp;
+use selvedge_crds::{IDENTITY_ANNOTATION, JOIN_ANNOTATION};
 use selvedge_model::SessionId;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ACCEPT_ANNOTATION, Body, Index, Part, Present, Reason, Slot, Touched, raw};
@@ -18,6 +20,8 @@ pub struct Node {
     pub denied: bool,
     /// The annotation `selvedge.dev/join`, as it stands.
     pub join: Option<Box<str>>,
+    /// Its certificates, by the annotation `selvedge.dev/identity`; none: no record, or one that was lost.
+    pub certificates: Option<Box<Certificates>>,
     /// The session of status.fence: none older is admitted (sync rule 9).
     pub fence: Option<SessionId>,
     /// The epoch that the annotation `selvedge.dev/accept-restore` names; 0: none.
@@ -27,6 +31,35 @@ pub struct Node {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) revision: u64,
     settings: Arc<Body>,
+}
+
+/// Which certificates are a node's (identity rule 3).
+#[derive(Debug, Deserialize)]
+pub struct Certificates {
+    uid: Box<str>,
+    current: Certificate,
+    pending: Option<Certificate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    serial: Box<str>,
+    not_after: Timestamp,
+}
+
+impl Node {
+    /// Whether a certificate of this node was renewed since, and the one after it was used: its serial number in
+    /// lower-case hex, and its end in Unix seconds. One that is later than the record is not: the record is on its
+    /// way here, or the cluster was restored to before it.
+    #[must_use]
+    pub fn is_outdated(&self, serial: &str, not_after: i64) -> bool {
+        let record = self.certificates.as_deref().filter(|record| *record.uid == *self.uid);
+        record.is_some_and(|Certificates { current, pending, .. }| {
+            let known = std::iter::once(current).chain(pending).any(|known| *known.serial == *serial);
+            !known && not_after <= current.not_after.as_second()
+        })
+    }
 }
 
 impl Index {
@@ -43,6 +76,10 @@ impl Index {
                 .pointer("/metadata/annotations")
                 .and_then(|annotations| annotations.get(JOIN_ANNOTATION)?.as_str())
                 .map(Into::into),
+            certificates: object
+                .pointer("/metadata/annotations")
+                .and_then(|annotations| annotations.get(IDENTITY_ANNOTATION)?.as_str())
+                .and_then(|record| serde_json::from_str(record).ok()),
             fence: raw::text(&object, "/status/fence/session").and_then(|session| session.parse().ok()),
             connected: raw::is(&object, "Connected", "True"),
             accepts: object

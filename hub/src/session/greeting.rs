@@ -21,6 +21,10 @@ pub struct Admission<'a> {
     pub newest: Option<SessionId>,
     /// Shut out by the controller's word, which may be ahead of the watch.
     pub denied: bool,
+    /// Its certificate was renewed since, and the one after it was used (identity rule 6).
+    pub outdated: bool,
+    /// Nothing is heard of EdgeNodes here, so who was shut out is not known (identity rule 7).
+    pub deaf: bool,
     /// This cluster and its epoch.
     pub cluster_id: &'a str,
     /// Of the cluster; the node's annotation may name a higher one.
@@ -81,6 +85,10 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
             DENIED_MS,
         ));
     }
+    if who.deaf {
+        let message = "this replica hears nothing of EdgeNodes, another may".into();
+        return Err(refuse(Code::TryLater, message, TRY_LATER_MS));
+    }
     let node = match who.node {
         Some(node) if *node.uid == *who.uid => node,
         _ => {
@@ -93,6 +101,10 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
     };
     if node.denied || who.denied {
         return Err(refuse(Code::Denied, "the EdgeNode has spec.denied".into(), DENIED_MS));
+    }
+    if who.outdated {
+        let message = "this certificate was renewed, and the one after it was used".into();
+        return Err(refuse(Code::Denied, message, DENIED_MS));
     }
     let malformed = |what: &str| refuse(Code::Protocol, format!("the Hello has no valid {what}"), DENIED_MS);
     let session: SessionId = hello.session.ok_or_else(|| malformed("session"))?.into();

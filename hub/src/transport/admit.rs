@@ -95,22 +95,32 @@ async fn admit(
     let hub = &door.hub;
     let Some(cluster) = hub.cluster.borrow().clone() else { return Ok(None) };
     let agreed = negotiate(hello.protocol_min, hello.protocol_max);
-    let greeted = {
+    let now = clock::now();
+    let (greeted, outdated) = {
         let index = hub.index();
-        greet(
+        let node = index.node(&peer.node);
+        let outdated =
+            node.is_some_and(|node| node.uid == peer.uid && node.is_outdated(&peer.serial, peer.not_after));
+        let greeted = greet(
             hello,
             &Admission {
-                node: index.node(&peer.node),
+                node,
                 synced: index.is_synced(),
                 uid: &peer.uid,
                 newest: hub.sessions.newest(&peer.uid),
                 denied: hub.sessions.denied_at(&peer.uid).is_some(),
+                outdated,
+                deaf: hub.hearing.is_deaf(now),
                 cluster_id: &cluster.id,
                 epoch: cluster.epoch,
                 unix_ms: clock::unix_ms(),
             },
-        )
+        );
+        (greeted, outdated)
     };
+    if outdated {
+        hub.notices.outdated(&peer.node, &peer.uid, &peer.serial, now);
+    }
     let (greeted, welcome) = match greeted {
         Ok(greeted) => greeted,
         Err(refused) => {

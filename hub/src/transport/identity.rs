@@ -15,6 +15,8 @@ pub struct Peer {
     pub uid: Arc<str>,
     /// Serial number of the certificate, lower-case hex.
     pub serial: Arc<str>,
+    /// End of its validity, Unix seconds.
+    pub not_after: i64,
 }
 
 /// The certificate verified, but it is not one of an agent.
@@ -22,7 +24,7 @@ pub struct Peer {
 #[error("the client certificate names no node and uid")]
 pub struct NotAnAgent;
 
-/// Reads a certificate whose chain was verified.
+/// Reads a certificate whose chain was verified, or is to be.
 ///
 /// # Errors
 /// [`NotAnAgent`].
@@ -36,6 +38,7 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Peer, NotAnAgent> {
         node: one(names).ok_or(NotAnAgent)?.into(),
         uid: one(uids).ok_or(NotAnAgent)?.into(),
         serial: serial.into(),
+        not_after: certificate.validity().not_after.timestamp(),
     })
 }
 

@@ -6,7 +6,7 @@
 
 mod admit;
 mod drive;
-mod identity;
+pub mod identity;
 mod socket;
 mod statuses;
 pub mod tls;
@@ -22,7 +22,7 @@ use axum::{Router, body::Body, extract::DefaultBodyLimit};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use selvedge_operator::BoxError;
-use selvedge_protocol::{JOIN_PATH, SESSION_PATH};
+use selvedge_protocol::{JOIN_PATH, RENEW_PATH, SESSION_PATH};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::enroll::join;
+use crate::enroll::{join, renew};
 use crate::hub::Hub;
 pub use identity::Peer;
 use tls::Tls;
@@ -57,6 +57,8 @@ pub struct Door {
     pub hub: Arc<Hub>,
     /// Join requests.
     pub join: Arc<join::Join>,
+    /// Renewals.
+    pub renewals: Arc<renew::Renewals>,
     /// Owner of connections and sessions.
     pub tasks: TaskTracker,
     /// Cancelled when this replica drains.
@@ -139,6 +141,7 @@ pub fn router(door: Door) -> Router {
     Router::new()
         .route(SESSION_PATH, get(session))
         .route(JOIN_PATH, post(join::post))
+        .route(RENEW_PATH, post(renew::post))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(door)
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -51,14 +52,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`]; what was there stays.
     pub fn replace(&self, serving: Serving, ca_pem: &str) -> Result<(), TlsError> {
-        let provider = provider();
-        let roots = Arc::new(roots(ca_pem)?);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-            .allow_unauthenticated()
-            // An agent has one certificate, so names of CAs would only be bytes.
-            .clear_root_hint_subjects()
-            .build()
-            .map_err(TlsError::Verifier)?;
+        let (provider, verifier) = (provider(), clients(ca_pem)?);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsError::Server)?
@@ -71,6 +65,19 @@ impl Tls {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(config));
         Ok(())
     }
+}
+
+/// Verifies certificates of agents. One that is shown must be good; who needs one is the routes' matter.
+///
+/// # Errors
+/// [`TlsError`] for a bundle that is of no use.
+pub fn clients(ca_pem: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca_pem)?), provider())
+        .allow_unauthenticated()
+        // An agent has one certificate, so names of CAs would only be bytes.
+        .clear_root_hint_subjects()
+        .build()
+        .map_err(TlsError::Verifier)
 }
 
 /// The one provider of cryptography in this room.

@@ -5,19 +5,18 @@
 
 mod bad_input;
 mod rig;
+mod strangers;
+
+use std::time::Duration;
 
 use selvedge_agent::ledger::Machine;
 use selvedge_hub::index::{Event, ObjectKey, Resource};
 use selvedge_hub::removals::{Crd, CrdState};
 use selvedge_protocol::agent::{refused::Code, to_agent::Message as ToAgent};
-use selvedge_protocol::{JOIN_PATH, SESSION_PATH, encode, join, proof};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
-use rig::{CLUSTER, Ca, Rig, SOON, has, machine, now, revision};
+use rig::{Rig, SOON, has, machine, now, revision};
 
 #[tokio::test]
 async fn an_agent_gets_its_set_changes_and_removals() {
@@ -130,6 +129,27 @@ async fn a_node_that_the_controller_shuts_out_is_refused_also_when_the_watch_is_
     rig.end().await;
 }
 
+/// It may have missed who was shut out. Who has a session keeps it.
+#[tokio::test]
+async fn a_replica_that_hears_nothing_of_edge_nodes_begins_no_session() {
+    let mut rig = Rig::new().await;
+    rig.labelled("n2", "u2", "a");
+    let mut lives = machine();
+    let mut agent = rig.synced(&mut lives).await;
+    rig.hub.hearing.heard(&Resource::EdgeNodes, now().checked_sub(Duration::from_secs(60)).unwrap());
+    rig.hub.hearing.heard(&Resource::Devices, now());
+    let said = last(&mut rig.agent_of("n2", "u2", &mut machine(), 1).await).await.unwrap();
+    assert!(matches!(&said, ToAgent::Refused(refused) if refused.code() == Code::TryLater), "{said:?}");
+    rig.application("web-1", "web:1");
+    agent.until(&mut lives, |machine| has(machine, "Workload/shop/web")).await;
+
+    rig.hub.hearing.heard(&Resource::EdgeNodes, now());
+    let mut machine = machine();
+    let mut late = rig.agent_of("n2", "u2", &mut machine, 2).await;
+    late.until(&mut machine, Machine::synced).await;
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn an_edge_node_that_a_list_lacks_is_no_farewell() {
     let mut rig = Rig::new().await;
@@ -200,6 +220,24 @@ async fn a_lost_ledger_heals_and_a_denied_node_is_refused() {
     rig.end().await;
 }
 
+/// The certificates of the rig end with the year 4095.
+#[tokio::test]
+async fn a_certificate_that_was_renewed_since_opens_no_session_and_one_that_is_newer_does() {
+    let mut rig = Rig::new().await;
+    for (ends, refused) in [("9999-01-01T00:00:00Z", true), ("2026-01-01T00:00:00Z", false)] {
+        let current = json!({"publicKey": "k", "serial": "4a", "notAfter": ends});
+        let record = json!({"uid": "u1", "current": current}).to_string();
+        let annotations = json!({"selvedge.dev/identity": record});
+        let metadata = json!({"name": "n1", "uid": "u1", "annotations": annotations});
+        rig.put(Resource::EdgeNodes, json!({"metadata": metadata, "spec": {}}));
+        let mut agent = rig.agent(&mut machine(), 1).await;
+        let answer = agent.receive().await;
+        let denied = matches!(&answer, Some(ToAgent::Refused(refused)) if refused.code() == Code::Denied);
+        assert_eq!(denied, refused, "{answer:?}");
+    }
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_drained_replica_says_goodbye() {
     let rig = Rig::new().await;
@@ -209,46 +247,5 @@ async fn a_drained_replica_says_goodbye() {
     let Some(ToAgent::Goodbye(goodbye)) = agent.receive().await else { panic!("no goodbye") };
     assert!(!goodbye.behind && goodbye.retry_after_ms <= 1_000);
     assert!(agent.receive().await.is_none());
-    rig.end().await;
-}
-
-/// The whole answer to one request, as text.
-async fn ask(mut stream: TlsStream<TcpStream>, head: &str, body: &[u8]) -> String {
-    let request = format!(
-        "{head} HTTP/1.1\r\nHost: hub.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(&[request.as_bytes(), body].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("no answer");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-#[tokio::test]
-async fn strangers_get_no_session_and_learn_nothing_from_a_join() {
-    let rig = Rig::new().await;
-    let answer = ask(rig.tls(None).await.unwrap(), &format!("GET {SESSION_PATH}"), b"").await;
-    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
-    let join = |node: &str| {
-        let message = proof::join(CLUSTER, node, b"csr");
-        let signature = proof::sign_join(&[9; 32], &message).unwrap();
-        let csr_der = b"csr".to_vec();
-        encode(&join::JoinRequest { cluster_id: CLUSTER.into(), node: node.into(), csr_der, signature })
-    };
-    let path = format!("POST {JOIN_PATH}");
-    let known = ask(rig.tls(None).await.unwrap(), &path, &join("n1")).await;
-    let unknown = ask(rig.tls(None).await.unwrap(), &path, &join("nobody")).await;
-    assert!(known.starts_with("HTTP/1.1 403"), "{known}");
-    let said =
-        |answer: &str| answer.lines().filter(|line| !line.starts_with("date")).collect::<Vec<_>>().join("\n");
-    assert_eq!(said(&known), said(&unknown));
-    // A certificate of another CA does not even come through the handshake.
-    let foreign = Ca::new().agent("n1", "u1");
-    let refused = match rig.tls(Some(foreign)).await {
-        // In TLS 1.3 the client hears of it with its first read.
-        Ok(mut stream) => stream.read(&mut [0; 1]).await.is_err(),
-        Err(_) => true,
-    };
-    assert!(refused, "a foreign certificate was taken");
     rig.end().await;
 }

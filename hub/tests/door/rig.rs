@@ -98,8 +98,13 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (drain, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let door =
-            Door { hub: hub.clone(), join: Arc::default(), tasks: TaskTracker::new(), drain: drain.clone() };
+        let door = Door {
+            hub: hub.clone(),
+            join: Arc::default(),
+            renewals: Arc::default(),
+            tasks: TaskTracker::new(),
+            drain: drain.clone(),
+        };
         tracker.spawn(transport::serve(listener, tls, door));
         let mut rig = Self { hub, ca, address, drain, tracker, revision: 1 };
         for resource in Resource::CORE.into_iter().chain([Resource::ConfigMaps("shop".into())]) {
@@ -157,20 +162,28 @@ impl Rig {
         );
     }
 
-    pub async fn tls(&self, client: Option<Serving>) -> std::io::Result<TlsStream<TcpStream>> {
+    /// How a client speaks that shows this.
+    pub fn client(&self, shown: Option<Serving>) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.der.clone()).unwrap();
         let config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots);
-        let config = match client {
-            Some(client) => config.with_client_auth_cert(client.chain, client.key).unwrap(),
+        match shown {
+            Some(shown) => config.with_client_auth_cert(shown.chain, shown.key).unwrap(),
             None => config.with_no_client_auth(),
-        };
+        }
+    }
+
+    pub async fn connect(&self, config: Arc<rustls::ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("hub.test").unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await
+    }
+
+    pub async fn tls(&self, shown: Option<Serving>) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect(Arc::new(self.client(shown))).await
     }
 
     pub async fn dial(&self, node: &str, uid: &str) -> WebSocketStream<TlsStream<TcpStream>> {
@@ -197,11 +210,7 @@ impl Rig {
         machine: &mut Machine<MemoryStore>,
         nonce: u64,
     ) -> Agent {
-        let mut agent = Agent { socket: self.dial(node, uid).await, id: Default::default() };
-        let (id, hello) = machine.hello(nonce, 0).unwrap();
-        agent.id = id;
-        agent.send(wire::to_hub::Message::Hello(hello)).await;
-        agent
+        Agent::begin(self.dial(node, uid).await, machine, nonce).await
     }
 
     /// Ends the replica: everything that it started has ended when this returns.
@@ -226,6 +235,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Says Hello.
+    pub async fn begin(
+        socket: WebSocketStream<TlsStream<TcpStream>>,
+        machine: &mut Machine<MemoryStore>,
+        nonce: u64,
+    ) -> Self {
+        let (id, hello) = machine.hello(nonce, 0).unwrap();
+        let mut agent = Self { socket, id };
+        agent.send(wire::to_hub::Message::Hello(hello)).await;
+        agent
+    }
+
     pub async fn send(&mut self, message: wire::to_hub::Message) {
         let frame = encode(&wire::ToHub { message: Some(message) });
         self.socket.send(Message::Binary(frame)).await.unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::Client;
 use prometheus::Registry;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::admin::{self, Admin, Gates};
 use crate::args::CommonArgs;
@@ -51,6 +52,8 @@ pub async fn run(
     args: &CommonArgs,
     build: impl AsyncFnOnce(&mut Process) -> Result<(), BoxError>,
 ) -> ExitCode {
+    // A core dump would hold keys and Secrets. Where the limit cannot be set, none was wanted either.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     if let Err(error) = telemetry::init(args) {
         eprintln!("{component}: {}", telemetry::chain(&error));
         return ExitCode::from(2);

@@ -3,7 +3,9 @@
 //! A proof is a domain tag followed by length-prefixed fields, so that no field can be read as part of
 //! another.
 
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey, VerificationAlgorithm,
+};
 
 /// The seed of a join key: random, 32 bytes, in the join Secret only.
 pub const JOIN_SEED_LEN: usize = 32;
@@ -66,6 +68,20 @@ pub fn sign_join(seed: &[u8], message: &[u8]) -> Result<Vec<u8>, ProofError> {
 /// [`ProofError::Refused`] when it does not hold.
 pub fn verify_join(public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), ProofError> {
     UnparsedPublicKey::new(&ED25519, public_key).verify(message, signature).map_err(|_| ProofError::Refused)
+}
+
+/// Checks a renewal's signature by the key of a certificate: the bits of its SubjectPublicKeyInfo, which are a point
+/// on P-256 (65 bytes, ECDSA with SHA-256, signature in ASN.1) or an Ed25519 key (32 bytes).
+///
+/// # Errors
+/// [`ProofError::Refused`] when it does not hold, or the key is of another kind.
+pub fn verify_renewal(public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), ProofError> {
+    let algorithm: &dyn VerificationAlgorithm = match public_key.len() {
+        65 => &ECDSA_P256_SHA256_ASN1,
+        32 => &ED25519,
+        _ => return Err(ProofError::Refused),
+    };
+    UnparsedPublicKey::new(algorithm, public_key).verify(message, signature).map_err(|_| ProofError::Refused)
 }
 
 fn key_pair(seed: &[u8]) -> Result<Ed25519KeyPair, ProofError> {

@@ -21,21 +21,27 @@ pub const HUB_SIGNER: &str = "selvedge.dev/hub";
 pub const NODE_ANNOTATION: &str = "selvedge.dev/node";
 /// On an agent's request: the uid of its EdgeNode.
 pub const UID_ANNOTATION: &str = "selvedge.dev/node-uid";
-/// On an agent's request: the join key's signature, base64.
+/// On an agent's request for its first certificate: the join key's signature, base64.
 pub const PROOF_ANNOTATION: &str = "selvedge.dev/join-proof";
+/// On an agent's request for a further one: the certificate that it has, DER in base64.
+pub const OLD_ANNOTATION: &str = "selvedge.dev/old-certificate";
+/// On the same: the signature by that certificate's key, base64.
+pub const RENEWAL_ANNOTATION: &str = "selvedge.dev/renewal-proof";
 
 /// A finished request stays this long, so that whoever filed it reads the answer (a hub asks for 15 s).
 pub const KEEP_FINISHED: Duration = Duration::from_secs(60);
-/// A pending certificate is handed out again while it has at least this long to live: half of a
-/// certificate's life.
-const REUSE: Duration = Duration::from_secs(45 * 24 * 3600);
+/// How long after its end a certificate still proves who asks for another (identity rule 6).
+const REJOIN: Duration = Duration::from_secs(90 * 24 * 3600);
+/// A machine that has asked with one key may lose it, and ask with another one after this. Until then whoever comes
+/// with another one is another machine.
+const RETAKE: Duration = Duration::from_secs(3600);
 
 /// What the decision stands on, besides the request.
 pub struct Facts<'a> {
     /// The EdgeNode that the request names, if it exists.
     pub node: Option<Node<'a>>,
-    /// Id of the cluster: part of what a join proof signs.
-    pub cluster_id: &'a str,
+    /// Signs, and knows its own certificates; its cluster id is part of what proofs sign.
+    pub authority: &'a Authority,
     /// Namespace of the installation.
     pub namespace: &'a str,
     /// Names that hubs' certificates bear.
@@ -71,6 +77,8 @@ pub enum Decision {
         pending: CertificateRecord,
         /// Whether the EdgeNode's annotation says so already.
         recorded: bool,
+        /// The record was lost: the certificate that it is rebuilt from.
+        rebuilt: Option<CertificateRecord>,
     },
     /// Approve, and sign for a hub.
     Hub {
@@ -120,6 +128,24 @@ pub enum Refusal {
     /// Another machine was first.
     #[error("the join key of EdgeNode {0} was used by another machine: if that was not you, deny the node")]
     JoinKeyUsed(String),
+    /// Not made by this authority, or for another node or EdgeNode.
+    #[error("the certificate that is to be renewed is none of EdgeNode {0}")]
+    NotItsCertificate(String),
+    /// Renewed already, and used since.
+    #[error(
+        "certificate {1} of EdgeNode {0} was renewed already and is asked to be renewed again: somebody may have copied          the node's disk. If so, deny the node, and set spec.join.request to a new value for a new identity"
+    )]
+    OldCertificate(String, String),
+    /// Another machine with the same certificate was first.
+    #[error(
+        "certificate {1} of EdgeNode {0} is being renewed by another machine: somebody may have copied the node's disk"
+    )]
+    RenewedElsewhere(String, String),
+    /// Too late, also for a re-join.
+    #[error(
+        "the certificate of EdgeNode {0} ended at {1}, too long ago: set spec.join.request to a new value"
+    )]
+    EndedLongAgo(String, Timestamp),
     /// Asked for by somebody else than the hub.
     #[error("only {0} may ask for a hub's certificate")]
     NotTheHub(String),
@@ -145,6 +171,10 @@ impl Refusal {
             Self::JoinKeyExpired(..) => "JoinKeyExpired",
             Self::Proof(_) => "BadProof",
             Self::JoinKeyUsed(_) => "JoinKeyUsed",
+            Self::NotItsCertificate(_) => "NotItsCertificate",
+            Self::OldCertificate(..) => "OldCertificate",
+            Self::RenewedElsewhere(..) => "RenewedElsewhere",
+            Self::EndedLongAgo(..) => "EndedLongAgo",
             Self::NotTheHub(_) => "NotTheHub",
             Self::NoHubName => "NoHubName",
         }
@@ -180,10 +210,6 @@ fn agent(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision,
     usages(csr, &["digital signature", "client auth"], "[digital signature, client auth]")?;
     let name = annotation(csr, NODE_ANNOTATION)?;
     let asked_uid = annotation(csr, UID_ANNOTATION)?;
-    let signature = STANDARD
-        .decode(annotation(csr, PROOF_ANNOTATION)?)
-        .map_err(|_| Refusal::Annotation(PROOF_ANNOTATION))?;
-
     let node = facts.node.as_ref().ok_or_else(|| Refusal::NodeUnknown(name.into()))?;
     if node.uid != asked_uid {
         return Err(Refusal::NodeReplaced(name.into()));
@@ -191,22 +217,14 @@ fn agent(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision,
     if node.denied {
         return Err(Refusal::NodeDenied(name.into()));
     }
-    let join = node.records.join.as_ref().ok_or_else(|| Refusal::NoJoinKey(name.into()))?;
-    if !join.is_live(facts.now) {
-        return Err(Refusal::JoinKeyExpired(name.into(), join.expires));
-    }
-    let Request { der, key, fingerprint } = request::read(&csr.spec.request.0)?;
-    let public_key = STANDARD.decode(&join.public_key).map_err(|_| Refusal::NoJoinKey(name.into()))?;
-    proof::verify_join(&public_key, &proof::join(facts.cluster_id, name, &der), &signature)
-        .map_err(|_| Refusal::Proof(name.into()))?;
-
-    // The first key that is recorded has the join key for itself. The same key may ask again: its answer
-    // may have been lost on the way.
-    let pending = node.records.identity.pending.as_ref();
-    if pending.is_some_and(|pending| pending.public_key != fingerprint) {
-        return Err(Refusal::JoinKeyUsed(name.into()));
-    }
-    let recorded = pending.filter(|pending| pending.not_after > facts.now + REUSE);
+    let proved = match annotation(csr, OLD_ANNOTATION) {
+        Ok(old) => renewal(csr, facts, name, node, old)?,
+        Err(_) => join(csr, facts, name, node)?,
+    };
+    let Proved { request: Request { key, fingerprint, .. }, rebuilt } = proved;
+    // The same key may ask again: its answer may have been lost on the way.
+    let pending = node.records.identity.pending.as_ref().filter(|pending| pending.public_key == fingerprint);
+    let recorded = pending.filter(|pending| pending.not_after > facts.now + facts.authority.agent_life / 2);
     Ok(Decision::Agent {
         node: name.to_owned(),
         uid: asked_uid.to_owned(),
@@ -215,9 +233,83 @@ fn agent(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision,
         pending: recorded.cloned().unwrap_or_else(|| CertificateRecord {
             public_key: fingerprint,
             serial: hex(&facts.serial),
-            not_after: Authority::agent_not_after(facts.now),
+            not_after: facts.authority.agent_not_after(facts.now),
         }),
+        rebuilt,
     })
+}
+
+/// A request whose proof holds.
+struct Proved {
+    request: Request,
+    rebuilt: Option<CertificateRecord>,
+}
+
+/// By the join key. The first key that is recorded has it for itself.
+fn join(
+    csr: &CertificateSigningRequest,
+    facts: &Facts<'_>,
+    name: &str,
+    node: &Node<'_>,
+) -> Result<Proved, Refusal> {
+    let signature = decoded(csr, PROOF_ANNOTATION)?;
+    let join = node.records.join.as_ref().ok_or_else(|| Refusal::NoJoinKey(name.into()))?;
+    if !join.is_live(facts.now) {
+        return Err(Refusal::JoinKeyExpired(name.into(), join.expires));
+    }
+    let request = request::read(&csr.spec.request.0)?;
+    let public_key = STANDARD.decode(&join.public_key).map_err(|_| Refusal::NoJoinKey(name.into()))?;
+    proof::verify_join(
+        &public_key,
+        &proof::join(&facts.authority.cluster_id, name, &request.der),
+        &signature,
+    )
+    .map_err(|_| Refusal::Proof(name.into()))?;
+    let pending = node.records.identity.pending.as_ref();
+    if pending.is_some_and(|pending| pending.public_key != request.fingerprint) {
+        return Err(Refusal::JoinKeyUsed(name.into()));
+    }
+    Ok(Proved { request, rebuilt: None })
+}
+
+/// By the key of the newest certificate, or of the one that was issued last and not seen yet (identity rule 6).
+fn renewal(
+    csr: &CertificateSigningRequest,
+    facts: &Facts<'_>,
+    name: &str,
+    node: &Node<'_>,
+    old: &str,
+) -> Result<Proved, Refusal> {
+    let signature = decoded(csr, RENEWAL_ANNOTATION)?;
+    let old = STANDARD.decode(old).map_err(|_| Refusal::Annotation(OLD_ANNOTATION))?;
+    let old = facts.authority.read_agent(&old).filter(|old| old.node == name && old.uid == node.uid);
+    let old = old.ok_or_else(|| Refusal::NotItsCertificate(name.into()))?;
+    let request = request::read(&csr.spec.request.0)?;
+    let serial = &old.record.serial;
+    let message = proof::renew(&facts.authority.cluster_id, name, node.uid, serial, &request.der);
+    proof::verify_renewal(&old.public_key, &message, &signature).map_err(|_| Refusal::Proof(name.into()))?;
+    if old.record.not_after + REJOIN <= facts.now {
+        return Err(Refusal::EndedLongAgo(name.into(), old.record.not_after));
+    }
+    let identity = &node.records.identity;
+    let is =
+        |record: &Option<CertificateRecord>| record.as_ref().is_some_and(|record| record.serial == *serial);
+    if !is(&identity.current) && !is(&identity.pending) {
+        if identity.current.as_ref().is_some_and(|current| old.record.not_after <= current.not_after) {
+            return Err(Refusal::OldCertificate(name.into(), serial.clone()));
+        }
+        // The record was lost with its annotation, or the cluster was restored to before this certificate: it is
+        // rebuilt (identity rule 3).
+        return Ok(Proved { request, rebuilt: Some(old.record) });
+    }
+    let taken = identity.pending.as_ref().filter(|pending| {
+        let issued = pending.not_after - facts.authority.agent_life;
+        pending.serial != *serial && pending.public_key != request.fingerprint && facts.now < issued + RETAKE
+    });
+    if taken.is_some() {
+        return Err(Refusal::RenewedElsewhere(name.into(), serial.clone()));
+    }
+    Ok(Proved { request, rebuilt: None })
 }
 
 fn hub(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision, Refusal> {
@@ -231,6 +323,10 @@ fn hub(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision, R
         return Err(Refusal::NoHubName);
     }
     Ok(Decision::Hub { key: request::read(&csr.spec.request.0)?.key })
+}
+
+fn decoded(csr: &CertificateSigningRequest, key: &'static str) -> Result<Vec<u8>, Refusal> {
+    STANDARD.decode(annotation(csr, key)?).map_err(|_| Refusal::Annotation(key))
 }
 
 fn annotation<'a>(csr: &'a CertificateSigningRequest, key: &'static str) -> Result<&'a str, Refusal> {

@@ -99,7 +99,7 @@ impl Reconciler for Signer {
                 denied: node.spec::<EdgeNodeSpec>().map_or(true, |spec| spec.denied),
                 records,
             }),
-            cluster_id: &self.authority.cluster_id,
+            authority: &self.authority,
             namespace: &self.namespace,
             hub_names: &self.hub_names,
             serial: authority::serial(rand::random()),
@@ -114,9 +114,16 @@ impl Reconciler for Signer {
                 let issued = self.authority.issue_hub(&self.hub_names, &facts.serial, now, &key);
                 self.sign(csr, issued, now).await
             }
-            Decision::Agent { node: name, uid, key, pending, recorded } => {
-                if let (false, Some(node), Some(mut records)) = (recorded, &node, records) {
+            Decision::Agent { node: name, uid, key, pending, recorded, rebuilt } => {
+                let write = !recorded || rebuilt.is_some();
+                if let (true, Some(node), Some(mut records)) = (write, &node, records) {
                     records.identity.pending = Some(pending.clone());
+                    if let Some(rebuilt) = rebuilt {
+                        let note =
+                            format!("the record of its identity was lost: rebuilt from {}", rebuilt.serial);
+                        self.events.warning(&node.object_ref(&()), "IdentityRebuilt", "Sign", note).await;
+                        records.identity.current = Some(rebuilt);
+                    }
                     self.record(node, &records).await?;
                 }
                 let serial: Vec<u8> = unhex(&pending.serial);

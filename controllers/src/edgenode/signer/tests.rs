@@ -1,19 +1,22 @@
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::ResourceExt as _;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SigningKey as _,
+};
 use selvedge_protocol::proof;
 use serde_json::json;
 use x509_parser::prelude::ParsedExtension;
 
 use super::decide::{Decision, Facts, Node, decide};
 use super::unhex;
-use crate::edgenode::authority::{Authority, AuthorityFiles, serial};
-use crate::edgenode::record::{CertificateRecord, JoinRecord, Records};
+use crate::edgenode::authority::{AGENT_LIFE, Authority, AuthorityFiles, serial};
+use crate::edgenode::record::{CertificateRecord, IdentityRecord, JoinRecord, Records};
 use crate::golden;
 
 const SEED: [u8; 32] = [7; 32];
@@ -66,11 +69,20 @@ fn joinable() -> Records {
     Records { join: Some(join), ..Records::default() }
 }
 
+/// The authority of the cluster, the same in all tests.
+fn authority() -> &'static Authority {
+    static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
+        let files = AuthorityFiles::make([1; 16], now()).unwrap();
+        Authority::load(AuthorityFiles { cluster_id: CLUSTER.into(), ..files }, AGENT_LIFE).unwrap()
+    });
+    &AUTHORITY
+}
+
 fn rendered(csr: &CertificateSigningRequest, node: Option<Node<'_>>, at: Timestamp) -> String {
     let hub_names = ["hub.example".to_owned()];
     let facts = Facts {
         node,
-        cluster_id: CLUSTER,
+        authority: authority(),
         namespace: "selvedge-system",
         hub_names: &hub_names,
         serial: serial([0xff; 16]),
@@ -78,10 +90,17 @@ fn rendered(csr: &CertificateSigningRequest, node: Option<Node<'_>>, at: Timesta
     };
     match decide(csr, &facts) {
         Decision::Agent {
-            node, uid, pending: CertificateRecord { serial, not_after, .. }, recorded, ..
+            node,
+            uid,
+            pending: CertificateRecord { serial, not_after, .. },
+            recorded,
+            rebuilt,
+            ..
         } => {
             let first = if recorded { "as recorded" } else { "record first" };
-            format!("sign for node {node}, uid {uid}, serial {serial}, until {not_after}; {first}")
+            let rebuilt = rebuilt.map(|old| format!("; rebuild the record from {}", old.serial));
+            let rebuilt = rebuilt.unwrap_or_default();
+            format!("sign for node {node}, uid {uid}, serial {serial}, until {not_after}; {first}{rebuilt}")
         }
         Decision::Hub { .. } => "sign for the hub".into(),
         Decision::Refuse(refusal) => format!("deny {}: {refusal}", refusal.reason()),
@@ -159,12 +178,95 @@ fn what_is_done_about_a_request() {
     golden::check("signer", &text);
 }
 
+/// A certificate that was issued to a key.
+fn certificate(
+    by: &Authority,
+    node: &str,
+    uid: &str,
+    serial: &str,
+    not_after: Timestamp,
+    key: &KeyPair,
+) -> Vec<u8> {
+    let issued = by.issue_agent(node, uid, &unhex(serial), not_after, key).unwrap();
+    x509_parser::pem::parse_x509_pem(issued.pem.as_bytes()).unwrap().1.contents
+}
+
+/// A request for the next certificate of shop-1, with `old` and a signature by `by` that names the serial number 4a.
+fn renewal(old: &[u8], by: &KeyPair, der: &[u8]) -> CertificateSigningRequest {
+    let signature = by.sign(&proof::renew(CLUSTER, "shop-1", "u1", "4a", der)).unwrap();
+    let mut csr = agent_csr(der, "shop-1", &SEED);
+    csr.annotations_mut().remove("selvedge.dev/join-proof");
+    csr.annotations_mut().insert("selvedge.dev/old-certificate".into(), STANDARD.encode(old));
+    csr.annotations_mut().insert("selvedge.dev/renewal-proof".into(), STANDARD.encode(signature));
+    csr
+}
+
+#[test]
+fn what_is_done_about_a_renewal() {
+    let (old_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let der = request(&key);
+    let fingerprint = super::request::read(pem(&der).as_bytes()).unwrap().fingerprint;
+    let ends = now() + Duration::from_secs(30 * 86_400);
+    let old = certificate(authority(), "shop-1", "u1", "4a", ends, &old_key);
+    let record = |public_key: &str, serial: &str, not_after| {
+        Some(CertificateRecord { public_key: public_key.into(), serial: serial.into(), not_after })
+    };
+    let records = |current, pending| {
+        let identity = IdentityRecord { uid: "u1".into(), current, pending, request: String::new() };
+        Records { join: None, identity }
+    };
+    let node = |records| Some(Node { uid: "u1", denied: false, records });
+    let good = renewal(&old, &old_key, &der);
+    let newest = records(record("old", "4a", ends), None);
+    let fresh = authority().agent_not_after(now());
+    let mut text = String::new();
+    let mut case = |name: &str, decided: String| writeln!(text, "{name}\n  → {decided}").unwrap();
+
+    case("the newest certificate", rendered(&good, node(&newest), now()));
+    let pending = records(record("old", "4a", ends), record(&fingerprint, "5b", fresh));
+    case("the same key again: its answer was lost", rendered(&good, node(&pending), now()));
+    let other = records(record("old", "4a", ends), record("another", "5b", fresh));
+    case("another key a moment later", rendered(&good, node(&other), now()));
+    case(
+        "another key an hour later: the first was lost",
+        rendered(&good, node(&other), now() + Duration::from_secs(3600)),
+    );
+    let unseen = records(record("older", "3f", ends), record("old", "4a", ends));
+    case("one that was issued and not seen in a session yet", rendered(&good, node(&unseen), now()));
+    let renewed = records(record("next", "5b", fresh), None);
+    case("renewed since, and the next one was used", rendered(&good, node(&renewed), now()));
+    let restored = records(record("older", "3f", ends - Duration::from_secs(86_400)), None);
+    case("the cluster was restored to before it", rendered(&good, node(&restored), now()));
+    let lost = Records::default();
+    case("the record was lost", rendered(&good, node(&lost), now()));
+    let after = ends + Duration::from_secs(89 * 86_400);
+    case("ended 89 days ago", rendered(&good, node(&newest), after));
+    case("ended 90 days ago", rendered(&good, node(&newest), ends + Duration::from_secs(90 * 86_400)));
+    let denied = Some(Node { uid: "u1", denied: true, records: &newest });
+    case("the node is denied", rendered(&good, denied, now()));
+    let replaced = Some(Node { uid: "u2", denied: false, records: &newest });
+    case("the node was created again", rendered(&good, replaced, now()));
+    case("signed by another key", rendered(&renewal(&old, &key, &der), node(&newest), now()));
+    let mut moved = good.clone();
+    moved.spec.request.0 = pem(&request(&KeyPair::generate().unwrap())).into_bytes();
+    case("a proof over another request", rendered(&moved, node(&newest), now()));
+    let foreign = Authority::load(AuthorityFiles::make([2; 16], now()).unwrap(), AGENT_LIFE).unwrap();
+    let stranger = certificate(&foreign, "shop-1", "u1", "4a", ends, &old_key);
+    case("of another CA", rendered(&renewal(&stranger, &old_key, &der), node(&newest), now()));
+    let neighbour = certificate(authority(), "shop-2", "u1", "4a", ends, &old_key);
+    case("of another node", rendered(&renewal(&neighbour, &old_key, &der), node(&newest), now()));
+    let before = certificate(authority(), "shop-1", "u0", "4a", ends, &old_key);
+    case("of an EdgeNode before this one", rendered(&renewal(&before, &old_key, &der), node(&newest), now()));
+    case("not a certificate", rendered(&renewal(b"nonsense", &old_key, &der), node(&newest), now()));
+    golden::check("renewal", &text);
+}
+
 #[test]
 fn a_certificate_holds_what_the_template_says_and_nothing_of_the_request() {
-    let authority = Authority::load(AuthorityFiles::make([1; 16], now()).unwrap()).unwrap();
+    let authority = Authority::load(AuthorityFiles::make([1; 16], now()).unwrap(), AGENT_LIFE).unwrap();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let request = super::request::read(pem(&request(&key)).as_bytes()).unwrap();
-    let until = Authority::agent_not_after(now());
+    let until = authority.agent_not_after(now());
     let issue = || authority.issue_agent("shop-1", "u-1", &unhex("5a00ff"), until, &request.key).unwrap();
     let issued = issue();
     let (_, der) = x509_parser::pem::parse_x509_pem(issued.pem.as_bytes()).unwrap();
@@ -199,7 +301,7 @@ fn a_certificate_holds_what_the_template_says_and_nothing_of_the_request() {
 
 #[test]
 fn a_hub_bears_the_names_of_the_installation() {
-    let authority = Authority::load(AuthorityFiles::make([1; 16], now()).unwrap()).unwrap();
+    let authority = Authority::load(AuthorityFiles::make([1; 16], now()).unwrap(), AGENT_LIFE).unwrap();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let request = super::request::read(pem(&request(&key)).as_bytes()).unwrap();
     let names = ["hub.example".to_owned(), "10.0.0.7".to_owned()];

@@ -8,6 +8,14 @@ use crate::{Stage, io, unexpected};
 /// Where it is installed.
 pub const NAMESPACE: &str = "selvedge-system";
 
+/// Values with which everything that is optional is there.
+pub const EVERYTHING: [&str; 4] = [
+    "--set",
+    "hub.endpoints={https://hub.example:443,https://[fd00::1]:30443,https://hub.example:444}",
+    "--set",
+    "serviceMonitor.enabled=true",
+];
+
 /// What the chart renders with `words` (`--set …`), as YAML.
 pub fn render(stage: &Stage, words: &[&str]) -> Outcome<String> {
     let chart = stage.path("charts/selvedge");
@@ -16,12 +24,18 @@ pub fn render(stage: &Stage, words: &[&str]) -> Outcome<String> {
     Ok(stage.tools.helm(&args)?)
 }
 
-fn objects(text: &str) -> Outcome<Vec<Value>> {
+/// The objects of rendered YAML.
+pub fn objects(text: &str) -> Outcome<Vec<Value>> {
     serde_yaml::Deserializer::from_str(text)
         .map(serde::Deserialize::deserialize)
         .filter(|object| !matches!(object, Ok(Value::Null)))
         .collect::<Result<_, serde_yaml::Error>>()
         .map_err(|error| unexpected("the chart renders YAML", error))
+}
+
+/// The items of a list; none when there is no list.
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 pub fn passes_lint(stage: &Stage) -> Outcome {
@@ -39,6 +53,10 @@ pub fn refuses_values(stage: &Stage) -> Outcome {
         ("hub.endpoints={https://hub.example/path:443}", "hub/endpoints/0"),
         ("image.pullPolicy=Sometimes", "image/pullPolicy"),
         ("log.format=xml", "log/format"),
+        // Without a port, a policy would let out to all of them.
+        ("networkPolicy.apiServerPorts=null", "missing property 'apiServerPorts'"),
+        ("networkPolicy.apiServerPorts={https}", "networkPolicy/apiServerPorts/0"),
+        ("networkPolicy.metricsFrom[0].namespace=a", "additional properties 'namespace' not allowed"),
     ] {
         let refused = render(stage, &["--set", value]);
         let found = refused.map_or_else(|error| error.to_string(), |_| "it renders".into());
@@ -55,8 +73,7 @@ pub fn refuses_values(stage: &Stage) -> Outcome {
 
 /// Objects, arguments and rights, one a line: what a reviewer wants to see change.
 pub fn renders_what_was_reviewed(stage: &Stage) -> Outcome {
-    let endpoints = "hub.endpoints={https://hub.example:443,https://[fd00::1]:30443,https://hub.example:444}";
-    let text = render(stage, &["--set", endpoints, "--set", "serviceMonitor.enabled=true"])?;
+    let text = render(stage, &EVERYTHING)?;
     // The webhook owns it by server-side apply: one that is rendered would be taken away by an upgrade.
     expect("no caBundle is rendered", !text.contains("caBundle:"), "caBundle:")?;
     let objects = objects(&text)?;
@@ -89,22 +106,21 @@ pub fn renders_what_was_reviewed(stage: &Stage) -> Outcome {
 
 fn summary(object: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let list =
-        |value: &Value| value.as_array().into_iter().flatten().map(&text).collect::<Vec<_>>().join(",");
+    let list = |value: &Value| items(value).map(&text).collect::<Vec<_>>().join(",");
     let name = [&object["metadata"]["namespace"], &object["metadata"]["name"]]
         .into_iter()
         .filter_map(Value::as_str)
         .collect::<Vec<_>>()
         .join("/");
     let mut lines = vec![format!("{} {name}", text(&object["kind"]))];
-    for rule in object["rules"].as_array().into_iter().flatten() {
+    for rule in items(&object["rules"]) {
         let names = list(&rule["resourceNames"]);
         let names = if names.is_empty() { names } else { format!(" named {names}") };
         let (group, resources) = (list(&rule["apiGroups"]), list(&rule["resources"]));
         let dot = if group.is_empty() { "" } else { "." };
         lines.push(format!("  {}: {resources}{dot}{group}{names}", list(&rule["verbs"])));
     }
-    for subject in object["subjects"].as_array().into_iter().flatten() {
+    for subject in items(&object["subjects"]) {
         let role = &object["roleRef"];
         lines.push(format!(
             "  {} {} <- {}",
@@ -113,8 +129,16 @@ fn summary(object: &Value) -> Vec<String> {
             text(&subject["name"])
         ));
     }
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for rule in items(&object["spec"][direction]) {
+            let port = |of: &Value| format!("{}/{}", of["port"], of["protocol"].as_str().unwrap_or("TCP"));
+            let ports: Vec<String> = items(&rule["ports"]).map(port).collect();
+            let peer = if rule[peers].is_null() { "anywhere".into() } else { rule[peers].to_string() };
+            lines.push(format!("  {direction} {} {peers} {peer}", ports.join(",")));
+        }
+    }
     let pod = &object["spec"]["template"]["spec"];
-    for container in pod["containers"].as_array().into_iter().flatten() {
+    for container in items(&pod["containers"]) {
         let replicas = &object["spec"]["replicas"];
         lines.push(format!("  {replicas} x {} {}", text(&container["image"]), list(&container["args"])));
     }

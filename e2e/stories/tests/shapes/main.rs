@@ -16,6 +16,8 @@ use selvedge_stories::{Outcome, StoryError, Tools, eventually};
 mod apply;
 mod chart;
 mod examples;
+mod isolation;
+mod permissions;
 mod refusals;
 mod rights;
 
@@ -28,7 +30,7 @@ pub struct Stage {
 
 type Shape = (&'static str, fn(&Stage) -> Outcome);
 
-const SHAPES: [Shape; 19] = [
+const SHAPES: [Shape; 23] = [
     ("examples::apply_twice_and_differ_not", examples::apply_twice_and_differ_not),
     ("examples::are_shown_in_columns", examples::are_shown_in_columns),
     ("examples::are_explained", examples::are_explained),
@@ -47,6 +49,10 @@ const SHAPES: [Shape; 19] = [
     ("chart::renders_what_was_reviewed", chart::renders_what_was_reviewed),
     ("chart::is_taken_by_the_api_server", chart::is_taken_by_the_api_server),
     ("chart::installs_over_what_it_kept", chart::installs_over_what_it_kept),
+    ("isolation::pods_are_restricted", isolation::pods_are_restricted),
+    ("isolation::pods_are_behind_policies", isolation::pods_are_behind_policies),
+    ("permissions::are_explained", permissions::are_explained),
+    ("permissions::are_reviewed_strictly", permissions::are_reviewed_strictly),
     ("rights::are_as_narrow_as_they_look", rights::are_as_narrow_as_they_look),
 ];
 

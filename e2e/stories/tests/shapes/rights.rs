@@ -1,5 +1,5 @@
 //! What the shipped ServiceAccounts may do, asked of a real API server. The list of rights is reviewed in
-//! `chart.txt`; here stand the walls that the security of the whole leans on.
+//! `docs/reference/permissions.md`; here stand the walls that the security of the whole leans on.
 
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ const SIGNERS: &str = "certificates.k8s.io/signers";
 const EVENTS: &str = "events.k8s.io/events";
 const BINDINGS: &str = "rbac.authorization.k8s.io/rolebindings";
 const WEBHOOKS: &str = "admissionregistration.k8s.io/validatingwebhookconfigurations";
+const REFERENCES: &str = "selvedge-hub-references";
 
 const QUESTIONS: [Question; 34] = [
     // One account alone reads the CA's key.
@@ -75,7 +76,7 @@ pub fn are_as_narrow_as_they_look(stage: &Stage) -> Outcome {
     let words: Vec<&str> = files.iter().flat_map(|file| ["--show-only", file.as_str()]).collect();
     let rights = render(stage, &words)?;
     stage.tools.kubectl_with(&["apply", "--server-side", "-f", "-"], &rights)?;
-    let outcome = ask(stage).and_then(|()| binds_one_role_alone(stage));
+    let outcome = ask(stage).and_then(|()| binds_the_hub_alone(stage));
     stage.tools.kubectl_with(&["delete", "--ignore-not-found", "-f", "-"], &rights)?;
     outcome
 }
@@ -103,37 +104,42 @@ fn ask(stage: &Stage) -> Outcome {
     Ok(())
 }
 
-/// Whoever takes over the edgeapplication-controller can let the hub read references, and gains nothing.
-fn binds_one_role_alone(stage: &Stage) -> Outcome {
+/// Whoever takes over the edgeapplication-controller lets the hub read references where a label says so, and
+/// nobody else anything anywhere.
+fn binds_the_hub_alone(stage: &Stage) -> Outcome {
     let user = format!("--as=system:serviceaccount:{NAMESPACE}:edgeapplication-controller");
-    let bind = |role: &str| {
-        let role = format!("--clusterrole={role}");
-        let subject = format!("--serviceaccount={NAMESPACE}:selvedge-hub");
-        stage.attempt(
-            "kubectl",
-            &[
-                "create",
-                "rolebinding",
-                "selvedge-hub-references",
-                &role,
-                &subject,
-                "-n",
-                "shop",
-                "--dry-run=server",
-                &user,
-            ],
-            "",
-        )
+    let bind = |name: &str, role: &str, account: &str, namespace: &str| {
+        let (role, account) = (format!("--clusterrole={role}"), format!("--serviceaccount={account}"));
+        let words =
+            ["create", "rolebinding", name, &role, &account, "-n", namespace, "--dry-run=server", &user];
+        stage.attempt("kubectl", &words, "")
     };
-    let (bound, _, said) = bind("selvedge-hub-references")?;
+    let hub = format!("{NAMESPACE}:selvedge-hub");
+    let (bound, _, said) = bind(REFERENCES, REFERENCES, &hub, "shop")?;
     expect("it binds the hub's references", bound, said)?;
     for role in ["admin", "cluster-admin", "selvedge:edgenode-controller"] {
-        let (bound, _, said) = bind(role)?;
+        let (bound, _, said) = bind(REFERENCES, role, &hub, "shop")?;
         expect(
             &format!("it cannot bind {role}"),
             !bound && said.contains("attempting to grant RBAC permissions"),
             said,
         )?;
+    }
+    let own = format!("{NAMESPACE}:edgeapplication-controller");
+    for (what, name, account, namespace, because) in [
+        ("itself", REFERENCES, &own, "shop", "binds the hub alone"),
+        ("the hub under another name", "other", &hub, "shop", "binds the hub alone"),
+        ("the hub where no label is", REFERENCES, &hub, "default", "is let into namespaces with the label"),
+        ("the hub beside the CA", REFERENCES, &hub, NAMESPACE, "is let into namespaces with the label"),
+    ] {
+        // The API server begins to hold a new policy within moments.
+        eventually(&format!("it cannot bind {what}"), Duration::from_secs(30), || {
+            match bind(name, REFERENCES, account, namespace) {
+                Ok((false, _, said)) if said.contains(because) => Ok(()),
+                Ok((_, _, said)) => Err(said),
+                Err(error) => Err(error.to_string()),
+            }
+        })?;
     }
     Ok(())
 }

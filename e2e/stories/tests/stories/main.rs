@@ -25,6 +25,7 @@ mod ledger_lost;
 mod metrics;
 mod refusals;
 mod reinstall;
+mod renewal;
 mod secret;
 mod skew;
 mod upgrade;
@@ -37,7 +38,7 @@ pub const NODE: &str = "shop-0042";
 type Story = (&'static str, fn(&World) -> Outcome);
 
 /// In the order of a life: installed, joined, in use, in trouble, upgraded.
-const STORIES: [Story; 17] = [
+const STORIES: [Story; 18] = [
     ("install::comes_up_with_its_own_service_accounts", install::comes_up_with_its_own_service_accounts),
     ("join::a_node_joins_by_its_command", join::a_node_joins_by_its_command),
     ("application::runs_and_follows_its_config_map", application::runs_and_follows_its_config_map),
@@ -57,6 +58,10 @@ const STORIES: [Story; 17] = [
     ("ledger_lost::a_deleted_ledger_is_synced_anew", ledger_lost::a_deleted_ledger_is_synced_anew),
     ("ledger_lost::a_truncated_ledger_is_put_aside", ledger_lost::a_truncated_ledger_is_put_aside),
     ("crd_deleted::nothing_stops", crd_deleted::nothing_stops),
+    (
+        "renewal::a_certificate_is_renewed_also_late_and_an_old_one_is_refused",
+        renewal::a_certificate_is_renewed_also_late_and_an_old_one_is_refused,
+    ),
     ("reinstall::nothing_stops", reinstall::nothing_stops),
 ];
 

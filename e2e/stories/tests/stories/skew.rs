@@ -33,7 +33,15 @@ const SECRETS: Since = Since {
     what: "Secrets as references",
 };
 
-const SINCE: [Since; 2] = [SECRETS, Since { part: Skew::Hub, ..SECRETS }];
+const RENEWAL: Since = Since {
+    story: "renewal::a_certificate_is_renewed_also_late_and_an_old_one_is_refused",
+    part: Skew::Agent,
+    version: [0, 2, 0],
+    what: "renewal of certificates",
+};
+
+const SINCE: [Since; 4] =
+    [SECRETS, Since { part: Skew::Hub, ..SECRETS }, RENEWAL, Since { part: Skew::Hub, ..RENEWAL }];
 
 impl Skew {
     /// What `SELVEDGE_SKEW` asks for.

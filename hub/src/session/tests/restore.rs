@@ -226,6 +226,8 @@ fn a_node_that_was_paused_stays_so_in_its_next_session() {
         newest: None,
         synced: index.is_synced(),
         denied: false,
+        outdated: false,
+        deaf: false,
         cluster_id: CLUSTER,
         epoch: 0,
         unix_ms: 0,

@@ -342,6 +342,8 @@ impl World {
             newest: self.newest,
             synced: index.is_synced(),
             denied: false,
+            outdated: false,
+            deaf: false,
             cluster_id: CLUSTER,
             epoch: self.epoch,
             unix_ms: 0,

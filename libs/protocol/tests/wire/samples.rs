@@ -261,7 +261,7 @@ fn to_replica() -> Vec<(&'static str, to_replica::Message)> {
     ]
 }
 
-fn joins() -> [Sample; 3] {
+fn joins() -> [Sample; 4] {
     let (cluster_id, node) = (CLUSTER.to_owned(), "shop-0042".to_owned());
     let join = join::JoinRequest {
         cluster_id: cluster_id.clone(),
@@ -280,11 +280,15 @@ fn joins() -> [Sample; 3] {
         certificate_chain_pem: b"-----BEGIN CERTIFICATE-----\nleaf\n".to_vec(),
         ca_bundle_pem: b"-----BEGIN CERTIFICATE-----\nroot\n".to_vec(),
         node_uid: UID.into(),
+        ..Default::default()
     };
+    let renewable =
+        join::JoinResponse { not_before: 1_767_225_000, not_after: 1_775_001_600, ..response.clone() };
     [
         Sample { message: "selvedge.join.v1.JoinRequest", name: "join", bytes: encode(&join) },
         Sample { message: "selvedge.join.v1.RenewRequest", name: "renew", bytes: encode(&renew) },
         Sample { message: "selvedge.join.v1.JoinResponse", name: "signed", bytes: encode(&response) },
+        Sample { message: "selvedge.join.v1.JoinResponse", name: "renewable", bytes: encode(&renewable) },
     ]
 }
 
