@@ -88,8 +88,10 @@ async fn a_certificate_that_is_not_good_now_ends_in_the_handshake() {
 #[tokio::test]
 async fn only_tls_1_3_is_spoken() {
     let rig = Rig::new().await;
-    // A ClientHello of RFC 5246: two suites that were good, no compression, no extension.
-    let hello = [&[3, 3][..], &[7; 32], &[0, 0, 4, 0xc0, 0x2f, 0xc0, 0x2b, 1, 0]].concat();
+    // A good ClientHello of RFC 5246: two suites, no compression; P-256, uncompressed points, ECDSA with SHA-256.
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    let suites = [0, 0, 4, 0xc0, 0x2f, 0xc0, 0x2b, 1, 0, 0, u8::try_from(extensions.len()).unwrap()];
+    let hello = [&[3, 3][..], &[7; 32], &suites, &extensions].concat();
     let hello = [&[1, 0, 0, u8::try_from(hello.len()).unwrap()], &hello[..]].concat();
     let record = [&[22, 3, 1, 0, u8::try_from(hello.len()).unwrap()], &hello[..]].concat();
     let said = answer(TcpStream::connect(rig.address).await.unwrap(), &record).await;
