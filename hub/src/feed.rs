@@ -312,11 +312,12 @@ async fn fetch(client: &Client, hub: &Hub, keys: &mut BTreeSet<(Resource, Object
     let mut failed = BTreeSet::new();
     while let Some((resource, key)) = keys.pop_first() {
         let Some((kind, namespace)) = resource.references() else { continue };
+        let Some(known) = hub.index().dropped(&resource, &key) else { continue };
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &of_kind(kind));
         match timeout(FETCH, api.get_opt(&key.name)).await {
             Ok(Ok(Some(object))) => {
                 if let Ok(object) = serde_json::to_value(object)
-                    && !hub.apply_fetched(&resource, &key, object, clock::now())
+                    && !hub.apply_fetched(&resource, &key, object, known, clock::now())
                 {
                     failed.insert((resource, key));
                 }
@@ -448,11 +449,29 @@ mod tests {
         let read =
             json!({"metadata": {"namespace": "shop", "name": "a", "uid": "a", "resourceVersion": "12"}});
         assert!(
-            !hub.apply_fetched(&maps, &key, read.clone(), now),
+            !hub.apply_fetched(&maps, &key, read.clone(), 10, now),
             "others in its namespace pass for known up to 12"
         );
         assert_eq!(hub.index().reached().revision("configmaps/shop"), 10);
         take_event(&hub, &maps, Said::Bookmark { revision: 12 }, now);
-        assert!(hub.apply_fetched(&maps, &key, read, now));
+        assert!(hub.apply_fetched(&maps, &key, read, 10, now));
+    }
+
+    #[test]
+    fn a_config_map_that_is_older_than_it_was_proves_a_restore() {
+        let (_sender, cluster) = watch::channel(None);
+        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let (now, maps, key) =
+            (crate::clock::now(), Resource::ConfigMaps("shop".into()), ObjectKey::new("shop", "a"));
+        let read =
+            json!({"metadata": {"namespace": "shop", "name": "a", "uid": "a", "resourceVersion": "5"}});
+        take_event(&hub, &maps, listed(8, &["a"], now), now);
+        assert_eq!(hub.index().dropped(&maps, &key), Some(7));
+        // It was at 12 when the request was sent. The list came after that: a restore was accepted meanwhile.
+        assert!(hub.apply_fetched(&maps, &key, read.clone(), 12, now));
+        assert_eq!(*hub.proof.borrow(), None);
+        take_event(&hub, &maps, listed(9, &["a"], now), now);
+        assert!(!hub.apply_fetched(&maps, &key, read, 7, now));
+        assert_eq!(*hub.proof.borrow(), Some(0), "in the first epoch");
     }
 }

@@ -139,18 +139,35 @@ impl Hub {
         self.sessions.touch(touched.parts, &resource, revision, now);
     }
 
-    /// Applies a ConfigMap or Secret that was read by itself, because its data had been dropped. False: it is newer
-    /// than what its watch has brought, and must be read again later. With it the namespace would pass for known up
-    /// to its revision, and others in it are not (sync rule 7).
-    pub fn apply_fetched(&self, resource: &Resource, key: &ObjectKey, object: Value, now: Instant) -> bool {
+    /// Applies a ConfigMap or Secret that was read by itself, because its data had been dropped: in the version
+    /// `known` when the request was sent. False: it must be read again later. When it is newer than what its watch
+    /// has brought, the namespace would pass for known up to its revision, and others in it are not (sync rule 7).
+    /// When it is older than what was known, the cluster was restored (sync rule 8).
+    pub fn apply_fetched(
+        &self,
+        resource: &Resource,
+        key: &ObjectKey,
+        object: Value,
+        known: u64,
+        now: Instant,
+    ) -> bool {
         let event = Event::Applied(resource.clone(), object);
         let (_, revision) = about(&event);
-        let (wanted, reached) = {
+        let (there, reached, accepted) = {
             let index = self.index();
-            (index.is_dropped(resource, key), index.reached().revision(&resource.to_string()))
+            let reached = index.reached().revision(&resource.to_string());
+            (index.dropped(resource, key), reached, index.is_listed_before(resource))
         };
-        if !wanted {
-            return true;
+        let Some(there) = there else { return true };
+        // What is there may be of a list that came after the request: then `known` says nothing of it.
+        if revision < known && known <= there {
+            tracing::error!(%resource, %key, known, revision, "an object is older than it was: the API server was \
+                restored; nodes that have seen more of it are paused");
+            if !accepted {
+                self.metrics.restores.inc();
+                self.prove(None, now);
+            }
+            return false;
         }
         if reached < revision {
             self.pokes.poke(std::slice::from_ref(resource));
@@ -177,9 +194,7 @@ impl Hub {
     /// A list is in the caches. Until the marks were read after it, it may be of another history, so sessions wait.
     pub fn list_complete(&self, resource: &Resource, asked: Instant, now: Instant) {
         self.index.write().unwrap_or_else(PoisonError::into_inner).list_complete(resource, asked, now);
-        if resource.references().is_none() {
-            self.cluster_wanted.notify_one();
-        }
+        self.cluster_wanted.notify_one();
     }
 
     /// The cluster's epoch is the one that was named last: the request was sent at `asked`.

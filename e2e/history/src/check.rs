@@ -112,10 +112,6 @@ impl Checker {
                 self.rest(&agent, session, &wanted, &rows);
                 self.said(&agent, &said);
             }
-            Event::Lingers { node, what } => {
-                let text = format!("all is quiet, and the status says: {what}");
-                self.found(Invariant::Lingering, &node, &"".into(), text, &[]);
-            }
             Event::Restored => self.fences.clear(),
             Event::Began { .. }
             | Event::Ended { .. }

@@ -278,13 +278,6 @@ pub enum Event {
         /// What it said last of each key that it has, as [`Event::Reported::says`].
         said: Vec<(Name, u64)>,
     },
-    /// All is quiet, and a status still tells that something is on its way.
-    Lingers {
-        /// Of which node.
-        node: Name,
-        /// The condition's reason and message.
-        what: String,
-    },
     /// The API server's objects are what they were some time ago: who wrote them last counts anew.
     Restored,
     /// A process or machine died: for the record.

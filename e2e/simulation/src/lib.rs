@@ -44,8 +44,6 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use selvedge_history::{Agent as Id, Event, InForce, Name, Violation, Wanted};
-use selvedge_hub::index::{ObjectKey, Resource};
-use serde_json::Value;
 
 use agent::Disk;
 use loops::Replica;
@@ -114,12 +112,10 @@ impl World {
         }
     }
 
-    /// Where every agent stands against what it should have, and what its status says.
+    /// Where every agent stands against what it should have.
     fn rests(&self) -> Vec<Event> {
         let agents = self.agents.iter().filter(|agent| agent.id.copy == 0);
-        let lingers = agents.clone().filter_map(|agent| self.lingers(&agent.id.node));
         agents
-            .clone()
             .map(|agent| {
                 let wanted = self.oracle.wanted(&self.api, &agent.id.node, self.plan.admit_all);
                 let is_wanted = |key: &Name, version: &InForce| {
@@ -134,19 +130,7 @@ impl World {
                 let (agent, session, rows) = (agent.id.clone(), agent.session, agent.rows());
                 Event::Rest { agent, session, wanted, rows, said }
             })
-            .chain(lingers)
             .collect()
-    }
-
-    /// A node's status that tells of something on its way.
-    fn lingers(&self, node: &Name) -> Option<Event> {
-        let object = self.api.get(&Resource::EdgeNodes, &ObjectKey::new("", node))?;
-        let conditions = object["status"]["conditions"].as_array()?;
-        let passing =
-            |condition: &&Value| matches!(condition["reason"].as_str(), Some("Applying" | "Delivering"));
-        let found = conditions.iter().find(passing)?;
-        let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
-        Some(Event::Lingers { node: node.clone(), what: format!("{}: {}", text("reason"), text("message")) })
     }
 
     /// Whether the checker would find all agents where they should be.

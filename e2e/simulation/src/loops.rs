@@ -518,8 +518,9 @@ impl World {
         early.append(&mut self.replicas[replica].early);
         let cut_off = self.replicas[replica].cut_off;
         early.retain(|(resource, key)| {
-            let object = self.api.get(resource, key).cloned();
-            cut_off || object.is_some_and(|object| !hub.apply_fetched(resource, key, object, self.instant()))
+            let (object, now) = (self.api.get(resource, key).cloned(), self.instant());
+            let Some(known) = hub.index().dropped(resource, key) else { return false };
+            cut_off || object.is_some_and(|object| !hub.apply_fetched(resource, key, object, known, now))
         });
         for (resource, _) in &early {
             self.poke(replica, resource);

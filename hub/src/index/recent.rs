@@ -116,13 +116,10 @@ impl Index {
         self.recent.restored >= Some(self.epoch(node))
     }
 
-    /// A list is complete. What it brought may be another history, with revisions that say nothing of it; but
-    /// ConfigMaps and Secrets are named by what they say.
+    /// A list is complete. What it brought may be another history, with revisions that say nothing of it.
     pub fn list_complete(&mut self, resource: &Resource, asked: Instant, now: Instant) {
         self.recent.listed.insert(resource.clone(), asked);
-        if resource.references().is_none() {
-            self.recent.complete = Some(now);
-        }
+        self.recent.complete = Some(now);
     }
 
     /// Whether what was listed last waits for a look at the marks.

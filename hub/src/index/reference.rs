@@ -19,11 +19,20 @@ pub struct References {
     objects: BTreeMap<Arc<str>, Object>,
 }
 
-/// One object: its data while something names it, else that it is there.
+/// One object: its data while something names it, else its resourceVersion.
 #[derive(Debug)]
 enum Object {
     Known(Version),
-    Dropped,
+    Dropped(u64),
+}
+
+impl Object {
+    fn revision(&self) -> u64 {
+        match self {
+            Self::Known(version) => version.revision,
+            Self::Dropped(revision) => *revision,
+        }
+    }
 }
 
 /// An object in one version.
@@ -89,11 +98,12 @@ impl Index {
     ) -> Touched {
         let named = self.naming(kind, &key).next().is_some();
         self.unfetched().remove(&(kind, key.clone()));
-        let new = object.map(|object| if named { self.decode(kind, &key, object) } else { Object::Dropped });
+        let dropped = |object: &Value| Object::Dropped(raw::revision(object));
+        let new = object.map(|object| if named { self.decode(kind, &key, object) } else { dropped(&object) });
         let objects = &mut self.references.entry((kind, key.namespace.clone())).or_default().objects;
         let meaning = |object: Option<&Object>| match object {
             Some(Object::Known(version)) => Some(Some((version.uid.clone(), version.version.clone()))),
-            Some(Object::Dropped) => Some(None),
+            Some(Object::Dropped(_)) => Some(None),
             None => None,
         };
         let same = meaning(objects.get(&key.name)) == meaning(new.as_ref());
@@ -122,7 +132,7 @@ impl Index {
                 let named = version_key.name(&key.namespace, &key.name, data);
                 (named.version, self.bodies.of(&named.body.0))
             }
-            (ReferenceKind::Secret, None) => return Object::Dropped,
+            (ReferenceKind::Secret, None) => return Object::Dropped(raw::revision(&object)),
         };
         Object::Known(Version {
             kind,
@@ -207,7 +217,8 @@ impl Index {
         for ((kind, namespace), references) in &mut self.references {
             let objects = references.objects.iter_mut();
             let unnamed = |name: &Arc<str>| !named.contains(&(*kind, namespace, &**name));
-            objects.filter(|(name, _)| unnamed(name)).for_each(|(_, object)| *object = Object::Dropped);
+            let unnamed = objects.filter(|(name, _)| unnamed(name));
+            unnamed.for_each(|(_, object)| *object = Object::Dropped(object.revision()));
         }
     }
 
@@ -227,13 +238,14 @@ impl Index {
         self.unfetched.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the object is there and its data was dropped.
+    /// The resourceVersion of an object that is there and whose data was dropped.
     #[must_use]
-    pub fn is_dropped(&self, resource: &Resource, key: &ObjectKey) -> bool {
-        let references = resource
-            .references()
-            .and_then(|(kind, namespace)| self.references.get(&(kind, namespace.clone())));
-        references.is_some_and(|found| matches!(found.objects.get(&key.name), Some(Object::Dropped)))
+    pub fn dropped(&self, resource: &Resource, key: &ObjectKey) -> Option<u64> {
+        let (kind, namespace) = resource.references()?;
+        match self.references.get(&(kind, namespace.clone()))?.objects.get(&key.name)? {
+            Object::Dropped(revision) => Some(*revision),
+            Object::Known(_) => None,
+        }
     }
 
     /// `Ok(None)`: known not to exist. `Err`: not known yet.
@@ -248,7 +260,7 @@ impl Index {
         let references = self.references.get(&(kind, namespace.clone())).ok_or_else(unknown)?;
         match references.objects.get(name) {
             Some(Object::Known(version)) => Ok(Some(version)),
-            Some(Object::Dropped) => {
+            Some(Object::Dropped(_)) => {
                 let key = ObjectKey { namespace: namespace.clone(), name: name.into() };
                 self.unfetched.lock().unwrap_or_else(PoisonError::into_inner).insert((kind, key));
                 Err(unknown())

@@ -133,7 +133,6 @@ fn what_must_not_be_is_found() {
         (vec![rest(vec![row(2), Row { key: WORKLOAD.into(), ..row(4) }])], Invariant::I2),
         (vec![in_force(DEVICE, "u1", 13, "", 9)], Invariant::I3),
         (vec![booted(Vec::new())], Invariant::I4),
-        (vec![Event::Lingers { node: "n".into(), what: "Applying".into() }], Invariant::Lingering),
         (vec![booted(vec![row(1)])], Invariant::I4),
         (vec![reported(2), verdict(2, Verdict::Written)], Invariant::I4),
         (vec![reported(2), verdict(2, Verdict::Gone)], Invariant::I4),

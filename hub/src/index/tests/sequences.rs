@@ -139,7 +139,7 @@ impl World {
             Step::Follow(_) | Step::Forget(_) => Vec::new(),
             Step::Fetch => {
                 let wanted = self.index.take_unfetched().into_iter();
-                let wanted = wanted.filter(|(resource, key)| self.index.is_dropped(resource, key));
+                let wanted = wanted.filter(|(resource, key)| self.index.dropped(resource, key).is_some());
                 let found =
                     wanted.filter_map(|place| self.objects.get(&place).map(|object| (place.0, object)));
                 found.map(|(resource, object)| Event::Applied(resource, object.clone())).collect()
