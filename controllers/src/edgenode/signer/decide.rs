@@ -133,7 +133,8 @@ pub enum Refusal {
     NotItsCertificate(String),
     /// Renewed already, and used since.
     #[error(
-        "certificate {1} of EdgeNode {0} was renewed already and is asked to be renewed again: somebody may have copied          the node's disk. If so, deny the node, and set spec.join.request to a new value for a new identity"
+        "certificate {1} of EdgeNode {0} was renewed already and is asked to be renewed again: somebody may have copied \
+         the node's disk. If so, deny the node, and set spec.join.request to a new value for a new identity"
     )]
     OldCertificate(String, String),
     /// Another machine with the same certificate was first.
