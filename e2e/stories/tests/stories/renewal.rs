@@ -19,8 +19,9 @@ const FILES: [&str; 2] = ["key.pem", "identity.json"];
 pub fn a_certificate_is_renewed_also_late_and_an_old_one_is_refused(world: &World) -> Outcome {
     let chart = world.file("charts/selvedge");
     world.install(Installed { chart: &chart, words: &["--set", LIFE] })?;
-    let manifest =
-        format!("{{apiVersion: selvedge.dev/v1alpha1, kind: EdgeNode, metadata: {{name: {CELLAR}}}}}");
+    let manifest = format!(
+        "{{apiVersion: selvedge.dev/v1alpha1, kind: EdgeNode, metadata: {{name: {CELLAR}}}, spec: {{}}}}"
+    );
     world.tools.kubectl_with(&["apply", "-f", "-"], &manifest)?;
     let host = world.cluster.create_edge(CELLAR)?;
     world.join(&host, CELLAR)?;
