@@ -13,6 +13,7 @@ use std::{
 };
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use selvedge_protocol::join::JoinResponse;
 use serde::{Deserialize, Serialize};
 
 const KEY_FILE: &str = "key.pem";
@@ -70,7 +71,7 @@ pub enum IdentityError {
 }
 
 /// What a node knows of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     /// Cluster id.
@@ -129,6 +130,19 @@ impl Identity {
     pub fn replace(&self, state_dir: &Path) -> Result<(), IdentityError> {
         self.write(state_dir.join(NEXT_IDENTITY_FILE))?;
         roll_forward(state_dir)
+    }
+
+    /// The same node with what a hub answered: to a join, or to a renewal.
+    pub(crate) fn certified(self, response: JoinResponse) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            node_uid: response.node_uid,
+            certificate_chain: text(response.certificate_chain_pem),
+            ca_bundle: text(response.ca_bundle_pem),
+            not_before: u64::try_from(response.not_before).unwrap_or(0),
+            not_after: u64::try_from(response.not_after).unwrap_or(0),
+            ..self
+        }
     }
 
     fn write(&self, path: PathBuf) -> Result<(), IdentityError> {

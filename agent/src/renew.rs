@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, SigningKey as _};
+use rcgen::SigningKey as _;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use selvedge_protocol::{RENEW_PATH, encode, join::RenewRequest, proof};
 use tokio::{
@@ -20,7 +20,10 @@ use crate::{
     clock::Latest,
     dial::{Endpoint, EndpointError, Tls, TlsError},
     identity::{self, Identity, IdentityError},
-    join::ask::{Tried, TryError, ask},
+    join::{
+        ask::{Tried, TryError, ask, csr},
+        hex,
+    },
 };
 
 /// The clock may be set, and a node may be asleep: it is looked at again at least so often.
@@ -142,15 +145,7 @@ impl Renewal {
             };
             match ask(&hub, &tls, RENEW_PATH, &request).await {
                 Tried::Joined(response) => {
-                    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-                    let next = Identity {
-                        node_uid: response.node_uid,
-                        certificate_chain: text(response.certificate_chain_pem),
-                        ca_bundle: text(response.ca_bundle_pem),
-                        not_before: u64::try_from(response.not_before).unwrap_or(0),
-                        not_after: u64::try_from(response.not_after).unwrap_or(0),
-                        ..identity.clone()
-                    };
+                    let next = identity.clone().certified(response);
                     // What cannot be used must not take the place of what can.
                     Tls::mutual(&next, &key, latest).map_err(|error| fail(error.into()))?;
                     next.replace(&self.state_dir).map_err(|error| fail(error.into()))?;
@@ -168,11 +163,7 @@ impl Renewal {
         let old = CertificateDer::from_pem_slice(identity.certificate_chain.as_bytes())
             .map_err(|_| RenewError::Certificate)?;
         let serial = webpki::EndEntityCert::try_from(&old).map_err(|_| RenewError::Certificate)?;
-        let serial: String = serial.serial().iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, identity.node.as_str());
-        let csr_der = params.serialize_request(next)?.der().to_vec();
+        let (serial, csr_der) = (hex(serial.serial()), csr(&identity.node, next)?);
         let message = proof::renew(&identity.cluster, &identity.node, &identity.node_uid, &serial, &csr_der);
         Ok(encode(&RenewRequest {
             cluster_id: identity.cluster.clone(),

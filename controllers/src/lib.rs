@@ -23,6 +23,9 @@ use jiff::Timestamp;
 use selvedge_operator::controller::Next;
 use selvedge_operator::{clock, status::StatusError};
 
+/// Where join commands are, and nothing else, unless somebody says otherwise.
+pub const JOIN_NAMESPACE: &str = "selvedge-join";
+
 /// What follows a status write: a conflict is no error, because the change that it ran into triggers the
 /// object anyway; a moment later it is looked at again in case that was before this reconcile.
 fn written(result: Result<bool, StatusError>, again: Option<Duration>) -> Result<Next, StatusError> {

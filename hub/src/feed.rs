@@ -354,6 +354,11 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::removals::{Crd, CrdState};
 
+    fn hub() -> Hub {
+        let (_, cluster) = watch::channel(None);
+        Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap())
+    }
+
     fn listed(revision: u64, names: &[&str], asked: Instant) -> Said<Value> {
         let device = |name: &&str| {
             let metadata = json!({"namespace": "shop", "name": name, "uid": name, "resourceVersion": "7"});
@@ -365,8 +370,7 @@ mod tests {
 
     #[test]
     fn a_restore_is_listed_anew_and_takes_nothing_away_until_it_is_accepted() {
-        let (_sender, cluster) = watch::channel(None);
-        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let hub = hub();
         let now = crate::clock::now();
         for resource in Resource::CORE {
             take_event(&hub, &resource, listed(10, &[], now), now);
@@ -394,8 +398,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_before_a_restore_was_accepted_proves_none_after() {
-        let (_sender, cluster) = watch::channel(None);
-        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let hub = hub();
         let (asked, devices) = (crate::clock::now(), Resource::Devices);
         let at = |seconds| asked + Duration::from_secs(seconds);
         let cluster = Cluster { id: "c".into(), epoch: 1, ca_pem: String::new(), release: String::new() };
@@ -411,8 +414,7 @@ mod tests {
 
     #[test]
     fn what_went_with_its_crd_unseen_is_gone_once_the_crd_was_not_found() {
-        let (_sender, cluster) = watch::channel(None);
-        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let hub = hub();
         let now = crate::clock::now();
         take_event(&hub, &Resource::Devices, listed(20, &["a"], now), now);
         let not_served = || {
@@ -441,8 +443,7 @@ mod tests {
 
     #[test]
     fn a_config_map_that_was_read_before_its_watch_came_so_far_waits_for_it() {
-        let (_sender, cluster) = watch::channel(None);
-        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let hub = hub();
         let (now, maps, key) =
             (crate::clock::now(), Resource::ConfigMaps("shop".into()), ObjectKey::new("shop", "a"));
         take_event(&hub, &maps, listed(10, &["a"], now), now);
@@ -459,8 +460,7 @@ mod tests {
 
     #[test]
     fn a_config_map_that_is_older_than_it_was_proves_a_restore() {
-        let (_sender, cluster) = watch::channel(None);
-        let hub = Hub::new(None, cluster, Metrics::new(&Registry::new()).unwrap());
+        let hub = hub();
         let (now, maps, key) =
             (crate::clock::now(), Resource::ConfigMaps("shop".into()), ObjectKey::new("shop", "a"));
         let read =

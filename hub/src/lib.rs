@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `index` and `session` are pure: no await, no clock. `removals` stands before everything that would take
-//! something away from a node, `resyncs` before comparisons of whole sets. `notices` tells people by Events. `enroll` files certificate requests, `cluster` knows who this cluster is.
+//! something away from a node, `resyncs` before comparisons of whole sets. `notices` tells people by Events. `enroll` files
+//! certificate requests, `cluster` knows who this cluster is, `hearing` whether EdgeNodes are heard of at all.
 
 mod clock;
 pub mod cluster;

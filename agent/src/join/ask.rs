@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use selvedge_protocol::join::JoinResponse;
 use tokio::time::timeout;
 
@@ -37,6 +38,14 @@ pub(crate) enum Tried {
     Joined(JoinResponse),
     Refused,
     Again { error: TryError, after: Option<Duration> },
+}
+
+/// A certificate request, DER: the signer takes its key and nothing else, and the name is for people.
+pub(crate) fn csr(node: &str, key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, node);
+    Ok(params.serialize_request(key)?.der().to_vec())
 }
 
 /// Posts a request to one hub.

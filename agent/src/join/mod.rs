@@ -13,7 +13,7 @@ mod tests;
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::KeyPair;
 use selvedge_protocol::{
     JOIN_PATH, JoinToken, TokenError,
     join::JoinRequest,
@@ -21,7 +21,7 @@ use selvedge_protocol::{
 };
 use tokio::time::{sleep, timeout};
 
-use self::ask::{Tried, ask};
+use self::ask::{Tried, ask, csr};
 use crate::{
     backoff::{Backoff, directed},
     chain::chain,
@@ -143,25 +143,13 @@ pub async fn obtain(token: &JoinToken, key: &KeyPair, patience: Duration) -> Res
     let answer = timeout(patience, tries).await;
     let Ok(answer) = answer else { return Err(JoinError::GaveUp { node, waited: patience, last }) };
     let response = answer.ok_or(JoinError::Refused { node })?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Identity {
-        cluster: token.cluster.clone(),
-        node: token.node.clone(),
-        node_uid: response.node_uid,
-        hub: token.hub.clone(),
-        certificate_chain: text(response.certificate_chain_pem),
-        ca_bundle: text(response.ca_bundle_pem),
-        joined_with,
-        not_before: u64::try_from(response.not_before).unwrap_or(0),
-        not_after: u64::try_from(response.not_after).unwrap_or(0),
-    })
+    let (cluster, hub) = (token.cluster.clone(), token.hub.clone());
+    let identity = Identity { cluster, node: token.node.clone(), hub, joined_with, ..Identity::default() };
+    Ok(identity.certified(response))
 }
 
 fn request(token: &JoinToken, key: &KeyPair) -> Result<Bytes, JoinError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, token.node.as_str());
-    let csr_der = params.serialize_request(key)?.der().to_vec();
+    let csr_der = csr(&token.node, key)?;
     let message = proof::join(&token.cluster, &token.node, &csr_der);
     let signature = proof::sign_join(&token.seed()?, &message)?;
     let request =
@@ -169,6 +157,6 @@ fn request(token: &JoinToken, key: &KeyPair) -> Result<Bytes, JoinError> {
     Ok(selvedge_protocol::encode(&request))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

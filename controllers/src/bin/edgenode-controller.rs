@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use selvedge_controllers::JOIN_NAMESPACE;
 use selvedge_controllers::edgenode::{self, Settings};
 use selvedge_model::device::{DurationError, parse_duration};
 use selvedge_operator::{args::CommonArgs, process};
@@ -25,7 +26,7 @@ struct Args {
     hub_names: Vec<String>,
 
     /// Namespace of join Secrets, which holds nothing else.
-    #[arg(long, default_value = "selvedge-join")]
+    #[arg(long, default_value = JOIN_NAMESPACE)]
     join_namespace: String,
 
     /// Where the streams of hub replicas are taken.

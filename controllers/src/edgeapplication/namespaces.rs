@@ -16,12 +16,10 @@ use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 
 use super::MANAGER;
 use super::observe;
+use crate::JOIN_NAMESPACE;
 
 /// Name of the RoleBinding, and of the ClusterRole that it binds.
 pub const REFERENCES: &str = "selvedge-hub-references";
-
-/// Where join commands are.
-const JOIN_NAMESPACE: &str = "selvedge-join";
 
 /// Keeps the RoleBindings.
 pub struct Namespaces {

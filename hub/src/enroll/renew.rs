@@ -37,8 +37,6 @@ const AT_ONCE: f64 = 20.0;
 const ONE_MORE: Duration = Duration::from_millis(800);
 /// Whoever comes too early is sent away for about so long, in seconds: there is a third of a life left.
 const LATER_S: std::ops::Range<u64> = 10..120;
-/// How long after its end a certificate still proves who asks.
-const REJOIN: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Shared by all renewals: paces what is filed.
 #[derive(Debug)]
@@ -154,7 +152,7 @@ fn verify(request: RenewRequest, index: &Index, cluster: &Cluster, now: i64) -> 
     let key = &certificate.public_key().subject_public_key.data;
     let message = proof::renew(&cluster.id, &peer.node, &peer.uid, &peer.serial, &request.csr_der);
     proof::verify_renewal(key, &message, &request.signature).map_err(|_| Refusal::Refused)?;
-    let rejoin = i64::try_from(REJOIN.as_secs()).unwrap_or(i64::MAX);
+    let rejoin = i64::try_from(proof::REJOIN.as_secs()).unwrap_or(i64::MAX);
     if peer.not_after.saturating_add(rejoin) <= now {
         return Err(Refusal::Refused);
     }

@@ -59,25 +59,24 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 struct Level {
     at: Instant,
-    most: f64,
     rate: f64,
     tokens: f64,
 }
 
 impl Level {
-    /// The same at a later moment.
-    fn later(self, now: Instant) -> Self {
+    /// The same at a later moment, with `most` for the highest rate.
+    fn later(self, most: f64, now: Instant) -> Self {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        let rate = (self.rate + self.most / REGAINED_IN_S * passed).min(self.most);
+        let rate = (self.rate + most / REGAINED_IN_S * passed).min(most);
         let tokens = (self.tokens + (self.rate + rate) / 2.0 * passed).min(rate);
-        Self { at: self.at.max(now), rate, tokens, ..self }
+        Self { at: self.at.max(now), rate, tokens }
     }
 }
 
 impl State {
     fn level(&self, now: Instant) -> Level {
         let most = self.most;
-        self.level.map_or(Level { at: now, most, rate: most, tokens: most }, |level| level.later(now))
+        self.level.map_or(Level { at: now, rate: most, tokens: most }, |level| level.later(most, now))
     }
 }
 
@@ -117,10 +116,9 @@ impl Bucket {
         let mut state = self.lock();
         if state.held.is_none_or(|until| until <= sent) {
             let until = now + wait;
-            let (most, least) = (state.most, LEAST.min(state.most));
-            let rate = (state.level(now).rate / 2.0).max(least);
+            let rate = (state.level(now).rate / 2.0).max(LEAST.min(state.most));
             state.held = Some(until);
-            state.level = Some(Level { at: until, most, rate, tokens: 0.0 });
+            state.level = Some(Level { at: until, rate, tokens: 0.0 });
             state.holds += 1;
         }
     }

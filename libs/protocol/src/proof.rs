@@ -3,10 +3,14 @@
 //! A proof is a domain tag followed by length-prefixed fields, so that no field can be read as part of
 //! another.
 
+use std::time::Duration;
+
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey, VerificationAlgorithm,
 };
 
+/// How long after its end a certificate still proves who asks for another (identity rule 6).
+pub const REJOIN: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The seed of a join key: random, 32 bytes, in the join Secret only.
 pub const JOIN_SEED_LEN: usize = 32;
 

@@ -30,8 +30,6 @@ pub const RENEWAL_ANNOTATION: &str = "selvedge.dev/renewal-proof";
 
 /// A finished request stays this long, so that whoever filed it reads the answer (a hub asks for 15 s).
 pub const KEEP_FINISHED: Duration = Duration::from_secs(60);
-/// How long after its end a certificate still proves who asks for another (identity rule 6).
-const REJOIN: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A machine that has asked with one key may lose it, and ask with another one after this. Until then whoever comes
 /// with another one is another machine.
 const RETAKE: Duration = Duration::from_secs(3600);
@@ -289,7 +287,7 @@ fn renewal(
     let serial = &old.record.serial;
     let message = proof::renew(&facts.authority.cluster_id, name, node.uid, serial, &request.der);
     proof::verify_renewal(&old.public_key, &message, &signature).map_err(|_| Refusal::Proof(name.into()))?;
-    if old.record.not_after + REJOIN <= facts.now {
+    if old.record.not_after + proof::REJOIN <= facts.now {
         return Err(Refusal::EndedLongAgo(name.into(), old.record.not_after));
     }
     let identity = &node.records.identity;
