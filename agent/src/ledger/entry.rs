@@ -61,10 +61,15 @@ impl Entry {
     }
 }
 
+/// Characters of an error that quotes what it is about: what a status has room for.
+const MOST_QUOTED: usize = 256;
+
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<Arc<T>, Refusal> {
-    serde_json::from_slice(body).map(Arc::new).map_err(|error| Refusal {
-        reason: "Undecodable".into(),
-        message: format!("this version of the agent cannot read the entry: {error}"),
+    serde_json::from_slice(body).map(Arc::new).map_err(|error| {
+        // It may quote what it stumbled over, of any length.
+        let error: String = error.to_string().chars().take(MOST_QUOTED).collect();
+        let message = format!("this version of the agent cannot read the entry: {error}");
+        Refusal { reason: "Undecodable".into(), message }
     })
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use selvedge_model::{ContentHash, Digest, EntryKey, EntryKind, OnDelete, SessionId, Watermark};
 use selvedge_protocol::{
-    ENCODINGS, InflateError, PROTOCOL_MAX, PROTOCOL_MIN, SET_BYTES, SET_ENTRIES,
+    ENCODINGS, HELLO_REFUSALS, InflateError, PROTOCOL_MAX, PROTOCOL_MIN, SET_BYTES, SET_ENTRIES,
     agent::{self as wire, to_agent::Message as FromHub, to_hub::Message as ToHub},
     convert, inflate,
 };
@@ -127,8 +127,17 @@ impl<S: Store> Machine<S> {
             encodings: ENCODINGS.map(Into::into).to_vec(),
             max_entries: SET_ENTRIES,
             max_bytes: SET_BYTES,
+            refused: self.refused().take(HELLO_REFUSALS).collect(),
         };
         Ok((id, hello))
+    }
+
+    /// What was answered, and cannot be used.
+    fn refused(&self) -> impl Iterator<Item = wire::Refusal> {
+        self.rows.iter().filter_map(|(key, row)| {
+            let answered = row.answered.as_ref()?;
+            Some(refusal(key, answered.version.hash, answered.refused.as_ref()?))
+        })
     }
 
     /// Takes one message of session `id`. A message of any other session is dropped: it was on its way
@@ -433,17 +442,17 @@ fn answer(key: &RowKey, hash: ContentHash, upsert: &wire::Upsert) -> (Answered, 
     };
     match entry::judge(key, &hash, upsert) {
         Ok(entry) => (Answered { version: version(entry.references(&key.namespace)), refused: None }, None),
-        Err(Refusal { reason, message }) => {
-            let refusal = wire::Refusal {
-                key: Some(key.into()),
-                content_hash: hash.0.to_vec(),
-                reason: reason.clone(),
-                message: message.clone(),
-            };
-            let refused = Some(Refusal { reason, message });
-            (Answered { version: version(Vec::new()), refused }, Some(refusal))
+        Err(why) => {
+            let said = refusal(key, hash, &why);
+            (Answered { version: version(Vec::new()), refused: Some(why) }, Some(said))
         }
     }
+}
+
+/// As the hub is told.
+fn refusal(key: &RowKey, hash: ContentHash, why: &Refusal) -> wire::Refusal {
+    let Refusal { reason, message } = why.clone();
+    wire::Refusal { key: Some(key.into()), content_hash: hash.0.to_vec(), reason, message }
 }
 
 fn without_revisions(row: &Row) -> super::row::RowChange {

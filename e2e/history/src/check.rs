@@ -44,6 +44,8 @@ pub struct Checker {
     vanished: HashSet<Name>,
     /// Since when nothing that is desired changes.
     settled: Option<Nth>,
+    /// Node and key of what may change all the same.
+    unsettled: HashSet<(Name, Name)>,
     paced: HashSet<Name>,
     passed: HashSet<(Name, Name, Name)>,
     agents: HashMap<Agent, Known>,
@@ -79,7 +81,10 @@ impl Checker {
                 self.passed.insert((node, key, revision));
             }
             Event::Upgraded { agent } => self.agents.entry(agent).or_default().upgraded = true,
-            Event::Settled => self.settled = Some(self.nth),
+            Event::Settled { but } => {
+                self.settled = Some(self.nth);
+                self.unsettled = but.into_iter().collect();
+            }
             Event::Booted { agent, fresh, rows } => self.booted(agent, fresh, rows),
             Event::Epoch { agent, epoch } => {
                 let known = self.agents.entry(agent).or_default();
@@ -111,6 +116,10 @@ impl Checker {
             Event::Rest { agent, session, wanted, rows, said } => {
                 self.rest(&agent, session, &wanted, &rows);
                 self.said(&agent, &said);
+            }
+            Event::Lingers { node, what } => {
+                let text = format!("all is quiet, and the status says: {what}");
+                self.found(Invariant::Lingering, &node, &"".into(), text, &[]);
             }
             Event::Restored => self.fences.clear(),
             Event::Began { .. }
@@ -255,6 +264,9 @@ impl Checker {
     /// I8.
     fn check_settled(&mut self, agent: &Agent, key: &Name, version: Option<&InForce>) {
         let Some(settled) = self.settled else { return };
+        if self.unsettled.contains(&(agent.node.clone(), key.clone())) {
+            return;
+        }
         let before = self.agents.get(agent).and_then(|known| known.in_force.get(key));
         let content = |version: &InForce| (version.uid.clone(), version.hash);
         if before.map(|before| content(&before.0)) != version.map(content) {

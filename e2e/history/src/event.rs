@@ -132,7 +132,10 @@ pub enum Event {
         agent: Agent,
     },
     /// All is at rest, and nothing that is desired changes from now on: whatever starts anew, in whatever version.
-    Settled,
+    Settled {
+        /// Node and key of what may change all the same.
+        but: Vec<(Name, Name)>,
+    },
     /// An agent opened its ledger.
     Booted {
         /// Which agent.
@@ -277,6 +280,13 @@ pub enum Event {
         rows: Vec<Row>,
         /// What it said last of each key that it has, as [`Event::Reported::says`].
         said: Vec<(Name, u64)>,
+    },
+    /// All is quiet, and a status still tells that something is on its way.
+    Lingers {
+        /// Of which node.
+        node: Name,
+        /// The condition's reason and message.
+        what: String,
     },
     /// The API server's objects are what they were some time ago: who wrote them last counts anew.
     Restored,

@@ -39,6 +39,7 @@
 //! | [`Event::Verdict`] | a verdict arrives at the agent (or leaves the hub) |
 //! | [`Event::Restored`] | the cluster was restored from a snapshot |
 //! | [`Event::Rest`] | faults have stopped and time to settle has passed |
+//! | [`Event::Lingers`] | with it, for a node whose status tells of something that passes |
 //!
 //! [`Checker::observe`] takes them as they come and keeps what is needed per key, not the history; a rig
 //! that keeps the events itself can print those that a violation names by number.

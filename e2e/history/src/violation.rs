@@ -30,6 +30,8 @@ pub enum Invariant {
     Repetition,
     /// Sync rule 11: a late node keeps its revision until it is admitted.
     Late,
+    /// A state that passes is not told for ever.
+    Lingering,
 }
 
 impl Invariant {
@@ -48,6 +50,7 @@ impl Invariant {
             Self::Absence => "sync rule 2 (absence must be knowledge)",
             Self::Repetition => "sync rule 4 (equal content is not delivered again)",
             Self::Late => "sync rule 11 (late nodes)",
+            Self::Lingering => "what passes is not told for ever",
         }
     }
 }

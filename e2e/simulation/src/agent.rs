@@ -270,6 +270,11 @@ impl Agent {
         self.machine.rows().iter().filter_map(row).collect()
     }
 
+    /// What is in force of a key.
+    pub fn in_force(&self, key: &Name) -> Option<&InForce> {
+        self.shown.iter().find(|(shown, _)| *shown.to_string() == **key).map(|(_, version)| version)
+    }
+
     /// What it said last of what is in force still, and what that is.
     pub fn said(&self) -> impl Iterator<Item = (Name, &InForce, u64)> {
         let there = self.said.iter().filter_map(|(key, says)| Some((key, self.shown.get(key)?, *says)));

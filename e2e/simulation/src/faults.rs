@@ -1,8 +1,9 @@
 //! What breaks while a history is busy, and the end of it.
 
-use selvedge_history::{Agent as Id, Event};
+use selvedge_history::{Agent as Id, Event, Name, Wanted};
 use selvedge_model::EntryKind;
 
+use crate::oracle;
 use crate::world::{Do, World};
 
 /// Whatever starts anew is at work again within this.
@@ -127,7 +128,8 @@ impl World {
     /// changes, so nothing may change at the nodes.
     pub fn upgrade(&mut self) {
         self.settled = true;
-        self.record(Event::Settled);
+        let but = self.on_older_revisions();
+        self.record(Event::Settled { but });
         for replica in 0..self.replicas.len() {
             self.crash_replica(replica);
             self.run(self.now + UPGRADE);
@@ -138,6 +140,31 @@ impl World {
             }
         }
         self.run(self.now + UPGRADE);
+    }
+
+    /// Workloads that are held while their nodes run an older revision, with what they may name: a replica that
+    /// begins anew takes such a node for late, and a late node's revision is resolved with what there is now.
+    fn on_older_revisions(&self) -> Vec<(Name, Name)> {
+        let mut but = Vec::new();
+        for agent in self.agents.iter().filter(|agent| agent.id.copy == 0) {
+            let node = &agent.id.node;
+            let wanted = self.oracle.wanted(&self.api, node, true);
+            let held =
+                || wanted.iter().filter(|(_, wanted)| matches!(wanted, Wanted::Held)).map(|(key, _)| key);
+            let older: Vec<&Name> = held()
+                .filter(|key| {
+                    agent.in_force(key).is_some_and(|version| {
+                        oracle::target(&self.api, node, key).is_some_and(|target| target != *version.revision)
+                    })
+                })
+                .filter(|key| key.starts_with("Workload/"))
+                .collect();
+            if !older.is_empty() {
+                let named = held().filter(|key| key.starts_with("ConfigMap/") || key.starts_with("Secret/"));
+                but.extend(older.into_iter().chain(named).map(|key| (node.clone(), key.clone())));
+            }
+        }
+        but
     }
 
     /// A person lets held removals go.

@@ -44,6 +44,8 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use selvedge_history::{Agent as Id, Event, InForce, Name, Violation, Wanted};
+use selvedge_hub::index::{ObjectKey, Resource};
+use serde_json::Value;
 
 use agent::Disk;
 use loops::Replica;
@@ -112,25 +114,43 @@ impl World {
         }
     }
 
-    /// Where every agent stands against what it should have.
+    /// Where every agent stands against what it should have, and what its status says.
     fn rests(&self) -> Vec<Event> {
-        let agents = self.agents.iter().filter(|agent| agent.id.copy == 0);
-        agents
-            .map(|agent| {
-                let wanted = self.oracle.wanted(&self.api, &agent.id.node, self.plan.admit_all);
-                let is_wanted = |key: &Name, version: &InForce| {
-                    wanted.iter().any(|(other, wanted)| {
-                        matches!(wanted, Wanted::OneOf(all) if other == key
-                            && all.contains(&(version.uid.clone(), version.hash)))
-                    })
-                };
-                // What is said of anything else may be answered as gone, and is not written.
-                let said = agent.said().filter(|(key, version, _)| is_wanted(key, version));
-                let said = said.map(|(key, _, says)| (key, says)).collect();
-                let (agent, session, rows) = (agent.id.clone(), agent.session, agent.rows());
-                Event::Rest { agent, session, wanted, rows, said }
-            })
-            .collect()
+        let mut rests = Vec::new();
+        for agent in self.agents.iter().filter(|agent| agent.id.copy == 0) {
+            let node = &agent.id.node;
+            let wanted = self.oracle.wanted(&self.api, node, self.plan.admit_all);
+            let is_wanted = |key: &Name, version: &InForce| {
+                wanted.iter().any(|(other, wanted)| {
+                    matches!(wanted, Wanted::OneOf(all) if other == key
+                        && all.contains(&(version.uid.clone(), version.hash)))
+                })
+            };
+            // What is said of anything else may be answered as gone, and is not written.
+            let said: Vec<(Name, u64)> = agent
+                .said()
+                .filter(|(key, version, _)| is_wanted(key, version))
+                .map(|(key, _, says)| (key, says))
+                .collect();
+            let is_said = |key: &Name| said.iter().any(|(other, _)| other == key);
+            let all_said = wanted.iter().all(|(key, wanted)| is_said(key) || !awaits(key, wanted));
+            let lingers = self.lingers(node).filter(|_| all_said);
+            let (id, session, rows) = (agent.id.clone(), agent.session, agent.rows());
+            rests.push(Event::Rest { agent: id, session, wanted, rows, said });
+            rests.extend(lingers);
+        }
+        rests
+    }
+
+    /// A node's status that tells of something on its way.
+    fn lingers(&self, node: &Name) -> Option<Event> {
+        let object = self.api.get(&Resource::EdgeNodes, &ObjectKey::new("", node))?;
+        let conditions = object["status"]["conditions"].as_array()?;
+        let passing =
+            |condition: &&Value| matches!(condition["reason"].as_str(), Some("Applying" | "Delivering"));
+        let found = conditions.iter().find(passing)?;
+        let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+        Some(Event::Lingers { node: node.clone(), what: format!("{}: {}", text("reason"), text("message")) })
     }
 
     /// Whether the checker would find all agents where they should be.
@@ -139,6 +159,11 @@ impl World {
         self.rests().into_iter().for_each(|rest| checker.observe(self.now, rest));
         checker.violations().len() == self.found()
     }
+}
+
+/// Whether somebody is to report what became of an entry.
+fn awaits(key: &Name, wanted: &Wanted) -> bool {
+    matches!(wanted, Wanted::OneOf(_)) && (key.starts_with("Workload/") || key.starts_with("Device/"))
 }
 
 impl Run {

@@ -80,6 +80,16 @@ fn reference(kind: ReferenceKind, name: &str, version: &str) -> Name {
     format!("{}/{SHOP}/{name}/{version}", kind.name()).into()
 }
 
+/// The revision that the rollout of a workload gives to a node now.
+pub fn target(api: &Api, node: &str, workload: &Name) -> Option<String> {
+    let name = workload.rsplit('/').next()?;
+    let app = api.get(&Resource::EdgeApplications, &ObjectKey::new(SHOP, name))?;
+    let node = api.get(&Resource::EdgeNodes, &ObjectKey::new("", node))?;
+    let (app_uid, node_uid) = (app["metadata"]["uid"].as_str()?, node["metadata"]["uid"].as_str()?);
+    let rollout = Rollout::deserialize(&app["status"]["rollout"]).ok()?;
+    rollout.revision_at(position(app_uid, node_uid)).map(str::to_owned)
+}
+
 impl Oracle {
     /// An object was written.
     pub fn put(&mut self, resource: &Resource, object: &Value, out: &mut Vec<Event>) {

@@ -53,7 +53,14 @@ impl World {
                 self.delete(&Resource::Devices, &ObjectKey::new(SHOP, device_name));
                 self.set_device(device_name);
             }
-            40..60 => self.change_reference(map),
+            40..60 => {
+                let kind = ReferenceKind::ALL[self.rng.index(2)];
+                // One file in a user's hands: what one replica has of it before the other is what counts.
+                if self.rng.chance(30) {
+                    APPLICATIONS.iter().for_each(|(_, map)| self.set_reference(kind, map));
+                }
+                self.change_reference(kind, map);
+            }
             60..70 => {
                 let release = self.any_release(name, map);
                 self.deploy(name, release);
@@ -98,8 +105,7 @@ impl World {
     }
 
     /// A ConfigMap or a Secret is set, deleted, or deleted and created anew with the same or other data.
-    fn change_reference(&mut self, name: &str) {
-        let kind = ReferenceKind::ALL[self.rng.index(2)];
+    fn change_reference(&mut self, kind: ReferenceKind, name: &str) {
         let (resource, key) = (references(kind), ObjectKey::new(SHOP, name));
         match self.rng.below(10) {
             0..6 => self.set_reference(kind, name),

@@ -35,7 +35,7 @@ impl Comparing {
 impl Session {
     /// Compares inventories, if these caches are not behind, when its turn has come.
     pub(super) fn compare(&mut self, view: View<'_>, out: &mut Vec<Output>) {
-        self.in_flight = None;
+        self.come_to_nothing();
         if view.index.is_restored(&self.node) {
             // Whether what differs was lost nobody knows: it waits for the person who must look anyway.
             return self.pause();
@@ -142,9 +142,7 @@ impl Session {
         self.answered = comparing.rows;
         self.restores = view.index.restores();
         self.digest = self.answered.values().map(|row| row.row).collect();
-        let answered = &self.answered;
-        self.refused
-            .retain(|key, refused| answered.get(key).is_some_and(|row| row.content == refused.content));
+        self.forget_other_refusals();
         // Later comparisons find no late nodes: what was passed while this session lived is not late.
         if !std::mem::replace(&mut self.pinned, true) {
             self.pin_late(view);

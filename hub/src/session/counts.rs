@@ -70,6 +70,12 @@ impl Session {
         Standing { entries: entries.collect(), sync: self.sync() }
     }
 
+    /// Whether it was found out what the agent has: [`Self::answered`] is all of it.
+    #[must_use]
+    pub fn knows_its_agent(&self) -> bool {
+        self.pinned
+    }
+
     /// What the agent has, in the set or not: what is held back runs on there.
     pub fn answered(&self) -> impl Iterator<Item = &EntryKey> {
         self.answered.keys()

@@ -198,12 +198,8 @@ impl Session {
                 }
             }
         }
-        for refusal in ack.refused {
-            let Some(key) = refusal.key.and_then(|key| EntryKey::try_from(key).ok()) else { continue };
-            let Some(answered) = self.answered.get(&key) else { continue };
-            let content = answered.content;
-            self.refused.insert(key, Refusal { content, reason: refusal.reason, message: refusal.message });
-        }
+        self.refused.extend(ack.refused.into_iter().filter_map(Refusal::of));
+        self.forget_other_refusals();
         self.forget_gone(view.index);
         self.digest = delta.target;
         self.resyncs = 0;
@@ -220,6 +216,21 @@ impl Session {
                 self.allowance = 0;
             }
         }
+    }
+
+    /// What is on its way was not taken: a late node stays on what it has, not on what it would have had.
+    pub(super) fn come_to_nothing(&mut self) -> Option<InFlight> {
+        let delta = self.in_flight.take()?;
+        for (key, row) in delta.rows.iter().filter_map(|(key, row)| Some((key, row.as_ref()?))) {
+            let application = ObjectKey::new(&key.namespace, &key.name);
+            if key.kind == EntryKind::Workload && self.pins.get(&application) == Some(&row.revision) {
+                match self.answered.get(key).filter(|has| !has.revision.is_empty()) {
+                    Some(has) => self.pins.insert(application, has.revision.clone()),
+                    None => self.pins.remove(&application),
+                };
+            }
+        }
+        Some(delta)
     }
 
     /// Puts a part's differences into the draft; false when not all of them fit.
@@ -363,11 +374,17 @@ impl Session {
         self.pins.retain(|application, revision| {
             !index.admits(node, application) && index.target(node, application) != Some(&**revision)
         });
-        // What is on its way was passed, too.
-        let sent = self.in_flight.iter().flat_map(|delta| &delta.rows);
-        let sent = sent.filter_map(|(key, row)| Some((key, row.as_ref()?)));
-        let workloads = self.answered.iter().chain(sent).filter(|(key, _)| key.kind == EntryKind::Workload);
-        for (key, answered) in workloads.filter(|(_, answered)| !answered.revision.is_empty()) {
+        let is_workload = |key: &EntryKey| key.kind == EntryKind::Workload;
+        // What is on its way was passed, too, and what it takes the place of counts no more.
+        let sent: BTreeMap<&EntryKey, Option<&Answered>> = self
+            .in_flight
+            .iter()
+            .flat_map(|delta| &delta.rows)
+            .map(|(key, row)| (key, row.as_ref()))
+            .collect();
+        let stays = self.answered.iter().filter(|(key, _)| is_workload(key) && !sent.contains_key(key));
+        let comes = sent.iter().filter_map(|(key, row)| Some((*key, (*row).filter(|_| is_workload(key))?)));
+        for (key, answered) in stays.chain(comes).filter(|(_, answered)| !answered.revision.is_empty()) {
             let application = ObjectKey::new(&key.namespace, &key.name);
             let late = match index.target(node, &application) {
                 None => true,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use selvedge_model::{Digest, SessionId, Watermark};
 use selvedge_protocol::agent::{self as wire, refused::Code};
-use selvedge_protocol::{HEARTBEAT, MAX_FRAME_BYTES, convert, negotiate};
+use selvedge_protocol::{HEARTBEAT, HELLO_REFUSALS, MAX_FRAME_BYTES, convert, negotiate};
 
 use super::limit::Limits;
 use crate::index::Node;
@@ -50,6 +50,8 @@ pub struct Greeted {
     pub inflates: bool,
     /// What it can hold.
     pub limits: Limits,
+    /// What it has answered by a refusal.
+    pub refused: Vec<wire::Refusal>,
 }
 
 /// How long an unknown node waits before it tries again: its EdgeNode may be on the way here.
@@ -129,5 +131,7 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
         max_frame_bytes: MAX_FRAME_BYTES as u64,
     };
     let limits = Limits::of(hello.max_entries, hello.max_bytes);
-    Ok((Greeted { session, digest, watermark, epoch, redirects: hello.redirects, inflates, limits }, welcome))
+    let (redirects, mut refused) = (hello.redirects, hello.refused);
+    refused.truncate(HELLO_REFUSALS);
+    Ok((Greeted { session, digest, watermark, epoch, redirects, inflates, limits, refused }, welcome))
 }

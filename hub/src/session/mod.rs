@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use selvedge_model::{ContentHash, Digest, EntryKey, RowHash, SessionId, Watermark};
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent, to_hub::Message as ToHub};
+use selvedge_protocol::convert;
 
 use crate::faults::Fault;
 use crate::index::{Index, Part, Pins, Resource, Slots};
@@ -115,6 +116,15 @@ pub struct Refusal {
     pub reason: String,
     /// For people.
     pub message: String,
+}
+
+impl Refusal {
+    /// Of one entry, as an agent names it; none: it cannot be told of which.
+    fn of(said: wire::Refusal) -> Option<(EntryKey, Self)> {
+        let key = EntryKey::try_from(said.key?).ok()?;
+        let content = convert::content_hash("content hash", &said.content_hash).ok()?;
+        Some((key, Self { content, reason: said.reason, message: said.message }))
+    }
 }
 
 #[derive(Debug)]
@@ -215,7 +225,7 @@ impl Session {
             poked: None,
             unmarked: None,
             answered: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            refused: hello.refused.into_iter().filter_map(Refusal::of).collect(),
             kept: BTreeMap::new(),
             pins: Pins::new(),
             pinned: false,
@@ -330,10 +340,6 @@ impl Session {
     /// Goes on after time has passed, or caches or the gate have moved.
     pub fn proceed(&mut self, view: View<'_>) -> Vec<Output> {
         let mut out = Vec::new();
-        if !self.waiting_reports.is_empty() && self.can_tell_gone(view) {
-            let waiting = std::mem::take(&mut self.waiting_reports);
-            self.reported(waiting.into_values().collect(), view, &mut out);
-        }
         if !self.kept.is_empty() && matches!(self.state, State::Live) {
             // The gate may have opened.
             let kept: Vec<_> = self.kept.keys().map(part_of).collect();
@@ -386,6 +392,14 @@ impl Session {
     }
 
     fn step(&mut self, view: View<'_>, out: &mut Vec<Output>) {
+        self.advance(view, out);
+        if !self.waiting_reports.is_empty() && self.can_tell_gone(view) {
+            let waiting = std::mem::take(&mut self.waiting_reports);
+            self.reported(waiting.into_values().collect(), view, out);
+        }
+    }
+
+    fn advance(&mut self, view: View<'_>, out: &mut Vec<Output>) {
         let now = view.now;
         if self.in_flight.as_ref().is_some_and(|delta| delta.until <= now) {
             return out.push(Output::Close(Closed::NoAnswer));
@@ -454,6 +468,7 @@ impl Session {
         self.restores = view.index.restores();
         if desired == self.digest {
             self.answered = rows;
+            self.forget_other_refusals();
             self.pinned = true;
             self.state = State::Live;
             self.dirty.clear();
@@ -474,6 +489,13 @@ impl Session {
         }
     }
 
+    /// A refusal is of one content: what was answered since was accepted.
+    fn forget_other_refusals(&mut self) {
+        let answered = &self.answered;
+        self.refused
+            .retain(|key, refused| answered.get(key).is_some_and(|row| row.content == refused.content));
+    }
+
     fn resync(&mut self, resync: &wire::Resync, view: View<'_>, out: &mut Vec<Output>) {
         if self.in_flight.as_ref().is_none_or(|delta| delta.nonce != resync.nonce) {
             return;
@@ -483,7 +505,7 @@ impl Session {
         if self.resyncs <= MAX_RESYNCS {
             return self.compare(view, out);
         }
-        self.in_flight = None;
+        self.come_to_nothing();
         self.allowance = 0;
         let doublings = (self.resyncs - MAX_RESYNCS - 1).min(8);
         let wait = (FIRST_MISMATCH_WAIT * 2_u32.pow(doublings)).min(MOST_MISMATCH_WAIT);
@@ -491,7 +513,10 @@ impl Session {
     }
 
     fn retried(&mut self, retry: &wire::Retry, view: View<'_>) {
-        let Some(delta) = self.in_flight.take_if(|delta| delta.nonce == retry.nonce) else { return };
+        if self.in_flight.as_ref().is_none_or(|delta| delta.nonce != retry.nonce) {
+            return;
+        }
+        let Some(delta) = self.come_to_nothing() else { return };
         self.dirty.extend(delta.parts);
         self.forget_gone(view.index);
         self.compared |= delta.compared;

@@ -71,9 +71,13 @@ impl Session {
     }
 
     /// Whether what is not in the set is gone. A replica that has not read the newest may be the one that is wrong;
-    /// and what a restore took away is not gone before a person says so.
+    /// what a restore took away is not gone before a person says so; and what a late node's set is shows only from
+    /// what the agent has.
     pub(super) fn can_tell_gone(&self, view: View<'_>) -> bool {
-        !self.is_paused() && !self.is_behind(view.index) && !view.index.is_restored(&self.node)
+        self.knows_its_agent()
+            && !self.is_paused()
+            && !self.is_behind(view.index)
+            && !view.index.is_restored(&self.node)
     }
 
     /// Whether what a report is about has left the node's set since it came; none: it has, as far as these caches

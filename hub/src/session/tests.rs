@@ -113,13 +113,17 @@ fn put(resource: Resource, namespace: &str, name: &str, mut object: serde_json::
 }
 
 fn rollout(revision: &str, admitted: &[&str]) -> Action {
+    rollout_of("web", revision, admitted)
+}
+
+fn rollout_of(uid: &str, revision: &str, admitted: &[&str]) -> Action {
     let interval = serde_json::json!({"from": 0, "to": 1_u64 << 32, "revision": revision});
     let status = serde_json::json!({"rollout": {"intervals": [interval], "admitted": admitted}});
     put(
         Resource::EdgeApplications,
         "shop",
         "web",
-        serde_json::json!({"metadata": {"uid": "web"}, "status": status}),
+        serde_json::json!({"metadata": {"uid": uid}, "status": status}),
     )
 }
 
@@ -203,6 +207,51 @@ fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
     world.act(rollout("r1", &[]));
     world.settle();
     assert_eq!(running(&world), Some("r3"), "rebuilt rollout state passed a live node");
+}
+
+#[test]
+fn what_is_on_its_way_to_a_live_node_is_what_it_goes_on_from() {
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    // Created anew: the node is late, and admitted.
+    world.act(rollout_of("web2", "r2", &["n1-0"]));
+    world.act(Action::Hear(0));
+    assert!(world.connection.as_ref().unwrap().session.in_flight.is_some(), "r2 is not on its way");
+    world.act(rollout_of("web2", "r3", &[]));
+    world.settle();
+    assert_eq!(running(&world), Some("r3"), "it went back to what it had before");
+}
+
+#[test]
+fn what_an_agent_refused_is_known_to_a_hub_that_begins_anew() {
+    let mut world = stage();
+    let data = serde_json::json!({"selector": {"matchLabels": {"tier": "a"}}, "template": {"spec": {"containers":
+        [{"name": "c", "image": "r1", "envFrom": [{"configMapRef": {"name": "odd"}}]}]}}});
+    let labels = serde_json::json!({"selvedge.dev/application": "web"});
+    let revision = serde_json::json!({"metadata": {"labels": labels}, "data": data});
+    world.act(put(Resource::ControllerRevisions, "shop", "r1", revision));
+    let map = serde_json::json!({"metadata": {"uid": "odd"}, "data": {"VALUE": 1}});
+    world.act(put(Resource::ConfigMaps("shop".into()), "shop", "odd", map));
+    world.act(rollout("r1", &[]));
+    let refused = |world: &World| -> Vec<String> {
+        let connection = world.connection.as_ref().unwrap();
+        let index = &world.replicas[connection.replica].index;
+        let standing = connection.session.standing(View { index, gate: &Open, now: world.now });
+        standing.entries.into_values().filter_map(|entry| Some(entry.refused?.0)).collect()
+    };
+    for replica in [1, 0] {
+        world.settle();
+        assert_eq!(refused(&world), ["Undecodable"], "before replica {replica} begins anew");
+        world.act(Action::Restart(replica));
+    }
+    world.settle();
+    assert_eq!(refused(&world), ["Undecodable"]);
+    let map = serde_json::json!({"metadata": {"uid": "odd"}, "data": {"VALUE": "1"}});
+    world.act(put(Resource::ConfigMaps("shop".into()), "shop", "odd", map));
+    world.settle();
+    assert_eq!(refused(&world), [""; 0]);
+    assert_eq!(running(&world), Some("r1"));
 }
 
 #[test]

@@ -129,6 +129,8 @@ pub struct Book {
     seq: u64,
     /// The node's status was composed last when all of so many answered entries stood as they should.
     settled: Option<usize>,
+    /// The node's status was composed last while something was on its way, or might have been.
+    delivering: bool,
     /// Devices whose status was composed while what is desired was on its way to the agent.
     awaited: BTreeSet<ObjectKey>,
     /// What the agent said of the machine.
@@ -152,6 +154,7 @@ impl Book {
             told: HashMap::new(),
             seq: 0,
             settled: None,
+            delivering: false,
             awaited: BTreeSet::new(),
             machine: None,
             coalesced: 0,
@@ -232,8 +235,9 @@ impl Book {
     }
 
     /// The node's status is composed now: with so many entries answered, all as they should be; none: not all are.
-    pub fn composed(&mut self, settled: Option<usize>) {
+    pub fn composed(&mut self, settled: Option<usize>, delivering: bool) {
         self.settled = settled;
+        self.delivering = delivering;
     }
 
     /// A device's conditions may have changed without a report.
@@ -249,8 +253,12 @@ impl Book {
     }
 
     /// The agent has all that it should have: what was on its way is there. Nobody reports again what the agent had
-    /// all along, and was reported before the sets were compared.
+    /// all along, and was reported before the sets were compared; nor is anything answered where a change came to
+    /// nothing while it waited.
     pub fn delivered(&mut self, now: Instant) {
+        if std::mem::take(&mut self.delivering) {
+            self.news(now, true);
+        }
         for key in std::mem::take(&mut self.awaited) {
             self.device_news(&key, now);
         }

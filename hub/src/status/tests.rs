@@ -282,12 +282,26 @@ fn an_answer_of_the_agent_wakes_the_writer_only_if_it_changes_where_the_node_sta
     let start = crate::clock::now();
     let due = |settled, answered, refused| {
         let mut book = Book::new("n1".into());
-        book.composed(settled);
+        book.composed(settled, false);
         book.acked(answered, refused, start);
         book.due().is_some()
     };
     assert!(!due(Some(3), 3, false), "all stands as the status says");
     assert!(due(None, 3, false) && due(Some(3), 4, false) && due(Some(3), 2, false) && due(Some(3), 3, true));
+}
+
+#[test]
+fn a_node_that_has_all_is_looked_at_again_if_its_status_says_that_something_is_on_its_way() {
+    let start = crate::clock::now();
+    let due = |delivering| {
+        let mut book = Book::new("n1".into());
+        book.composed(None, delivering);
+        book.delivered(start);
+        let due = book.due().is_some();
+        book.delivered(start);
+        (due, book.due().is_some())
+    };
+    assert_eq!((due(true), due(false)), ((true, true), (false, false)));
 }
 
 #[test]

@@ -96,10 +96,13 @@ pub fn work(
 fn node_facts(book: &mut Book, session: &Session, view: View<'_>, duplicate: bool) -> node::Facts {
     let index = view.index;
     let standing = session.standing(view);
-    // What leaves the set and is held at the agent may come back, and nobody would report it again.
-    book.retain(standing.entries.keys().chain(session.answered()));
+    // What leaves the set and is held at the agent may come back, and nobody would report it again. What that is
+    // nobody knows before the agent was heard, and it reports as soon as it is welcome.
+    if session.knows_its_agent() {
+        book.retain(standing.entries.keys().chain(session.answered()));
+    }
     let answered = EntryKind::ALL.into_iter().map(|kind| session.holds(kind)).sum();
-    book.composed(is_settled(&standing).then_some(answered));
+    book.composed(is_settled(&standing).then_some(answered), standing.sync == InSync::Delivering);
     let of_kind = |kind| standing.entries.iter().filter(move |(key, _)| key.kind == kind);
     let devices = of_kind(EntryKind::Device).map(|(key, entry)| {
         let stands = book.device(key, entry.desired, |uid| index.has(key, uid));

@@ -94,6 +94,7 @@ fn open(hub: &Hub, now: Instant) -> Stalled {
         redirects: 0,
         inflates: true,
         limits: Limits::default(),
+        refused: Vec::new(),
     };
     let seen = Seen { node: "n1".into(), uid: "u1".into(), id, serial: "01".into(), closed: false };
     let inbox = hub.sessions.open(seen).unwrap();

@@ -67,6 +67,8 @@ pub const SET_ENTRIES: u64 = 16 * 1024;
 pub const SET_BYTES: u64 = 64 * 1024 * 1024;
 /// What an entry costs in a frame beside its body and names.
 pub const ENTRY_OVERHEAD: usize = 96;
+/// Of the entries that an agent has refused its Hello names so many: enough to say why, and bounded.
+pub const HELLO_REFUSALS: usize = 100;
 /// A delta that is not answered in this time closes the session (sync rule 6).
 pub const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 /// How often both sides say that they live. Two missed heartbeats end a session. 15 s keeps idle

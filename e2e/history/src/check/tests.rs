@@ -114,7 +114,10 @@ fn a_good_history_has_no_violation() {
     assert_eq!(violated(vec![lost, in_force(DEVICE, "u1", 10, "", 1)]), [], "a lost ledger knows nothing");
     let upgraded = Event::Upgraded { agent: Agent::of("n") };
     assert_eq!(violated(vec![upgraded, booted(Vec::new())]), [], "refusals are forgotten");
-    assert_eq!(violated(vec![Event::Settled, booted(vec![row(2)]), in_force(DEVICE, "u1", 12, "", 2)]), []);
+    let settled =
+        |but: &[&str]| Event::Settled { but: but.iter().map(|key| ("n".into(), (*key).into())).collect() };
+    assert_eq!(violated(vec![settled(&[DEVICE]), in_force(DEVICE, "u1", 14, "", 1)]), []);
+    assert_eq!(violated(vec![settled(&[]), booted(vec![row(2)]), in_force(DEVICE, "u1", 12, "", 2)]), []);
     let epoch = Event::Epoch { agent: Agent::of("n"), epoch: 1 };
     assert_eq!(violated(vec![epoch, in_force(DEVICE, "u1", 4, "", 1)]), [], "revisions begin anew");
     assert_eq!(violated(vec![status(2, 2, vec![])]), [], "a newer session may write");
@@ -133,6 +136,7 @@ fn what_must_not_be_is_found() {
         (vec![rest(vec![row(2), Row { key: WORKLOAD.into(), ..row(4) }])], Invariant::I2),
         (vec![in_force(DEVICE, "u1", 13, "", 9)], Invariant::I3),
         (vec![booted(Vec::new())], Invariant::I4),
+        (vec![Event::Lingers { node: "n".into(), what: "Applying".into() }], Invariant::Lingering),
         (vec![booted(vec![row(1)])], Invariant::I4),
         (vec![reported(2), verdict(2, Verdict::Written)], Invariant::I4),
         (vec![reported(2), verdict(2, Verdict::Gone)], Invariant::I4),
@@ -140,7 +144,13 @@ fn what_must_not_be_is_found() {
         (vec![status(1, 1, vec![hash(1)])], Invariant::I5),
         (vec![status(0, 1, Vec::new())], Invariant::I6),
         (vec![kept(3), kept(4)], Invariant::I7),
-        (vec![Event::Settled, in_force(DEVICE, "u1", 14, "", 1)], Invariant::I8),
+        (
+            vec![
+                Event::Settled { but: vec![("n".into(), WORKLOAD.into())] },
+                in_force(DEVICE, "u1", 14, "", 1),
+            ],
+            Invariant::I8,
+        ),
         (vec![out.clone()], Invariant::Absence),
         (vec![vanished, out], Invariant::Absence),
         (vec![answered(vec![row(2)])], Invariant::Repetition),

@@ -42,6 +42,7 @@ impl Stage {
             redirects: 0,
             inflates: true,
             limits: Limits::default(),
+            refused: Vec::new(),
         };
         let session = Session::new("n1".into(), "u1".into(), greeted, now);
         let (removals, recall) = (Removals::default(), Recall::default());
@@ -67,6 +68,16 @@ impl Stage {
         );
         stage.objects("1");
         stage
+    }
+
+    /// Sets are compared: the agent has nothing yet.
+    fn compare(&mut self) {
+        let view = View { index: &self.index, gate: &self.removals, now: self.now };
+        self.session.proceed(view);
+        self.session.admitted(view);
+        let inventory = wire::Inventory { last: true, ..Default::default() };
+        self.session.receive(wire::to_hub::Message::Inventory(inventory), view);
+        assert!(self.session.knows_its_agent());
     }
 
     fn put(&mut self, resource: Resource, mut object: Value) {
@@ -164,6 +175,7 @@ fn a_report_on_an_object_that_stands_is_written() {
 #[test]
 fn a_report_on_an_object_that_was_created_anew_is_gone_and_says_nothing_of_the_new_one() {
     let mut stage = Stage::new(0);
+    stage.compare();
     stage.report("1");
     stage.objects("2");
     let written = stage.write();
@@ -228,6 +240,7 @@ fn a_replica_that_is_behind_calls_nothing_gone() {
     assert_eq!(stage.book.due(), Some(stage.now + Duration::from_secs(5)));
     // It has caught up, and they are.
     stage.index.apply(Event::Reached(Resource::Devices, 1_000));
+    stage.compare();
     stage.now += Duration::from_secs(5);
     let written = stage.write();
     let codes: Vec<Code> =
@@ -235,9 +248,20 @@ fn a_replica_that_is_behind_calls_nothing_gone() {
     assert_eq!(codes, [Code::Gone, Code::Gone]);
 }
 
+/// Which revision of an application a late node keeps, and so what its set is, shows when the sets are compared.
+#[test]
+fn nothing_is_gone_before_the_sets_were_compared() {
+    let mut stage = Stage::new(0);
+    stage.report("1");
+    stage.objects("2");
+    let begun = stage.begin();
+    assert!(begun.iter().all(|begun| matches!(begun, Begun::Later)), "{} jobs", begun.len());
+}
+
 #[test]
 fn what_the_api_server_does_not_have_is_not_called_gone_before_the_caches_say_so() {
     let mut stage = Stage::new(0);
+    stage.compare();
     stage.report("1");
     let begun = stage.begin();
     let works = begun.into_iter().filter_map(|begun| match begun {
@@ -253,4 +277,20 @@ fn what_the_api_server_does_not_have_is_not_called_gone_before_the_caches_say_so
     let written = stage.write();
     let codes = written.iter().flat_map(|(_, _, verdicts)| verdicts).map(|(_, code)| *code);
     assert_eq!(codes.collect::<Vec<_>>(), [Code::Gone, Code::Gone]);
+}
+
+/// A status is written between the Welcome and the comparison of sets, while nobody knows what the agent has.
+#[test]
+fn what_was_reported_before_the_sets_were_compared_is_not_forgotten() {
+    let mut stage = Stage::new(0);
+    let web = || json!({"name": "web", "namespace": "shop", "uid": "a1"});
+    stage.put(Resource::EdgeApplications, json!({"metadata": web()}));
+    stage.report("1");
+    stage.write();
+    let interval = json!({"from": 0, "to": 1_u64 << 32, "revision": "web-1"});
+    let status = json!({"rollout": {"intervals": [interval]}});
+    stage.put(Resource::EdgeApplications, json!({"metadata": web(), "status": status}));
+    stage.book.news(stage.now, false);
+    let [(_, node, _)] = &stage.write()[..] else { panic!("only the node is written") };
+    assert_eq!(node["applications"][0]["state"], "Running");
 }

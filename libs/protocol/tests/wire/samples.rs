@@ -73,6 +73,18 @@ fn up() -> Vec<(&'static str, Up)> {
             "hello of an agent that says what it can hold",
             Up::Hello(agent::Hello { max_entries: 200, max_bytes: 1 << 20, ..Default::default() }),
         ),
+        (
+            "hello of an agent that has refused something",
+            Up::Hello(agent::Hello {
+                refused: vec![agent::Refusal {
+                    key: Some(key(EntryKind::Secret, "pins", "v2")),
+                    content_hash: hash(0x5e),
+                    reason: "Undecodable".into(),
+                    message: "this version of the agent cannot read the Secret".into(),
+                }],
+                ..Default::default()
+            }),
+        ),
         ("hello of a new agent", Up::Hello(agent::Hello { digest: hash(0), ..Default::default() })),
         (
             "hello with the largest numbers",
