@@ -16,7 +16,7 @@ use std::{fs, io};
 /// What is not source, or not this project's.
 const LEFT_OUT: [&str; 4] = ["target", ".git", ".dev", "node_modules"];
 /// Histories that a mutant may survive: most die in the first few.
-const HISTORIES: &str = "400";
+const HISTORIES: &str = "2000";
 
 /// Mutants that break no invariant, and why: what they cost is time, which no history measures.
 const HARMLESS: [(&str, &str); 1] =
@@ -25,23 +25,18 @@ const HARMLESS: [(&str, &str); 1] =
 #[test]
 #[ignore = "builds the workspace once a mutant: minutes"]
 fn every_mutant_is_caught() {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = here.join("../..").canonicalize().unwrap();
+    let root = root();
     let (target, source) = (root.join("target/mutants"), root.join("target/mutants/source"));
     let only = std::env::var("SELVEDGE_MUTANT").unwrap_or_default();
-    let mut mutants: Vec<PathBuf> =
-        fs::read_dir(here.join("mutants")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    mutants.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
-    mutants.sort();
-    assert!(!mutants.is_empty());
     let mut unexpected = Vec::new();
-    for mutant in mutants {
+    for mutant in mutants() {
         let name = mutant.file_stem().unwrap().to_string_lossy().into_owned();
         if !name.contains(&only) {
             continue;
         }
         copy(&root, &source).unwrap();
-        apply(&mutant, &source);
+        // The copy lies within a checkout, which git must not take it for a part of.
+        apply(&mutant, &source, &["--whitespace=nowarn"]);
         let built = cargo(&source, &target, &["--no-run"]);
         assert!(built.status.success(), "{name} does not build:\n{}", text(&built));
         let ran = cargo(&source, &target, &["every_history"]);
@@ -57,14 +52,35 @@ fn every_mutant_is_caught() {
     assert!(unexpected.is_empty(), "survived, or was caught though it is held for harmless: {unexpected:?}");
 }
 
-fn apply(mutant: &Path, source: &Path) {
-    // The copy lies within a checkout, which git must not take it for a part of.
-    let ceiling = source.parent().unwrap();
+/// What is changed in the code is changed in its mutants, too.
+#[test]
+fn every_mutant_applies() {
+    for mutant in mutants() {
+        apply(&mutant, &root(), &["--check"]);
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn mutants() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants");
+    let mut mutants: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    mutants.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    mutants.sort();
+    assert!(!mutants.is_empty());
+    mutants
+}
+
+fn apply(mutant: &Path, source: &Path, options: &[&str]) {
     let applied = Command::new("git")
-        .args(["apply", "--whitespace=nowarn"])
+        .arg("apply")
+        .args(options)
         .arg(mutant)
         .current_dir(source)
-        .env("GIT_CEILING_DIRECTORIES", ceiling)
+        .env("GIT_CEILING_DIRECTORIES", source.parent().unwrap())
         .env_remove("GIT_DIR")
         .output()
         .unwrap();
