@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
+use selvedge_model::selector::Selector;
 use serde::{Deserialize, Serialize};
 
 use crate::{Fence, schema};
@@ -39,6 +40,11 @@ pub struct EdgeNodeSpec {
     /// What the agent does when this EdgeNode is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
+    /// Which namespaces may place EdgeApplications and Devices here, by their labels: of those that take part
+    /// (`selvedge.dev/edge=enabled`), those that it selects. What is here and is not selected any more is removed, as
+    /// by another selector of its own. Default: all that take part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_namespaces: Option<Selector>,
     /// How the machine joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,

@@ -102,7 +102,16 @@ async fn device(request: &Request, cluster: &impl Cluster) -> Result<Verdict, Cl
     let (model_name, node_name) = (text("/spec/modelRef/name"), text("/spec/nodeName"));
     let namespace = cluster.namespace(&request.namespace).await?;
     let model = cluster.model(&request.namespace, model_name).await?;
-    let faults = ratcheted(request, |spec| rules::check_device(spec, model.as_deref()));
+    let node = cluster.node(node_name).await?;
+    // A namespace that is not known here was made this moment: what it is like is not known.
+    let shut_out = node.as_ref().zip(namespace.as_ref()).is_some_and(|(node, it)| !node.lets_in(&it.labels));
+    let faults = ratcheted(request, |spec| {
+        let mut faults = rules::check_device(spec, model.as_deref());
+        if shut_out && spec["nodeName"] == node_name {
+            faults.push(not_let_in(node_name, &request.namespace));
+        }
+        faults
+    });
     let mut warnings: Vec<_> = not_enabled(&request.namespace, namespace.as_ref()).into_iter().collect();
     if model.is_none() {
         let namespace = &request.namespace;
@@ -111,7 +120,7 @@ async fn device(request: &Request, cluster: &impl Cluster) -> Result<Verdict, Cl
              desired values are checked then; kubectl get devicemodels -n {namespace} lists those that are"
         ));
     }
-    if !cluster.node(node_name).await? {
+    if node.is_none() {
         warnings.push(format!(
             "there is no EdgeNode {node_name}: the device waits for it; to create it: echo '{{apiVersion: \
              selvedge.dev/v1alpha1, kind: EdgeNode, metadata: {{name: {node_name}}}, spec: {{}}}}' | kubectl apply -f -"
@@ -128,6 +137,14 @@ fn ratcheted(request: &Request, check: impl Fn(&Value) -> Vec<Fault>) -> Vec<Fau
         Value::Null => faults,
         old => introduced(faults, &check(&old["spec"])),
     }
+}
+
+fn not_let_in(node: &str, namespace: &str) -> Fault {
+    let message = format!(
+        "{node:?} does not let the namespace {namespace} in: name a node that does; spec.allowedNamespaces in kubectl \
+         get edgenode {node} -o yaml says which labels it asks for"
+    );
+    Fault::new("spec.nodeName", message)
 }
 
 fn not_enabled(name: &str, namespace: Option<&Namespace>) -> Option<String> {

@@ -5,12 +5,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use selvedge_model::node::Allowed;
 use selvedge_webhook::cluster::{Cluster, ClusterError, Device, Namespace};
 use selvedge_webhook::metrics::Metrics;
 use selvedge_webhook::router::router;
@@ -25,7 +26,8 @@ struct Fixture(Arc<Facts>);
 #[derive(Deserialize)]
 struct Facts {
     namespaces: HashMap<String, NamespaceFacts>,
-    nodes: Vec<String>,
+    /// With their allowedNamespaces.
+    nodes: HashMap<String, Value>,
     models: HashMap<String, Value>,
     devices: Devices,
 }
@@ -35,6 +37,7 @@ struct Facts {
 struct NamespaceFacts {
     enabled: bool,
     level: Option<String>,
+    labels: BTreeMap<String, String>,
     terminating: bool,
 }
 
@@ -55,12 +58,13 @@ impl Cluster for Fixture {
         Ok(self.0.namespaces.get(name).map(|facts| Namespace {
             enabled: facts.enabled,
             level: facts.level.clone(),
+            labels: facts.labels.clone(),
             terminating: facts.terminating,
         }))
     }
 
-    async fn node(&self, name: &str) -> Result<bool, ClusterError> {
-        Ok(self.0.nodes.iter().any(|node| node == name))
+    async fn node(&self, name: &str) -> Result<Option<Allowed>, ClusterError> {
+        Ok(self.0.nodes.get(name).map(Allowed::of))
     }
 
     async fn model(&self, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, ClusterError> {

@@ -5,11 +5,11 @@
 
 use selvedge_operator::status::find;
 
-use super::observe::{Observed, model_name, node_name};
+use super::observe::{Observed, OnNode, model_name, node_name};
 use crate::rules;
 
 /// Reasons of `Ready` that this controller writes, and may replace. All others are the hub's.
-const OURS: [&str; 4] = ["NotReported", "NotAccepted", "MissingNode", "NodeOffline"];
+const OURS: [&str; 5] = ["NotReported", "NotAccepted", "MissingNode", "NotAllowed", "NodeOffline"];
 
 /// What a condition says: status, reason, message.
 pub type Said = (Option<bool>, &'static str, String);
@@ -52,6 +52,9 @@ fn accepted(observed: &Observed) -> Said {
         let message = format!("EdgeNode {node:?} does not exist: apply it, or see kubectl get edgenodes");
         return (None, "MissingNode", message);
     }
+    if observed.node.is_some_and(|node| !node.let_in) {
+        return (Some(false), "NotAllowed", not_allowed(node, &observed.namespace));
+    }
     (Some(true), "Valid", String::new())
 }
 
@@ -65,9 +68,13 @@ fn ready(observed: &Observed, accepted: &Said) -> (Option<Said>, bool) {
             let said = (None, "MissingNode", format!("EdgeNode {node:?} does not exist"));
             (Some(said), !ours)
         }
+        // It is not the hub's any more, and its agent lets go of it.
+        Some(OnNode { let_in: false, .. }) => {
+            (Some((None, "NotAllowed", not_allowed(node, &observed.namespace))), !ours)
+        }
         // Saying that it is back is the hub's.
-        Some(Some(false)) if offline => (None, false),
-        Some(Some(false)) => {
+        Some(OnNode { connected: Some(false), .. }) if offline => (None, false),
+        Some(OnNode { connected: Some(false), .. }) => {
             let message = format!("EdgeNode {node} has no session: values are as old as their times say");
             (Some((None, "NodeOffline", message)), was.is_some())
         }
@@ -77,4 +84,11 @@ fn ready(observed: &Observed, accepted: &Said) -> (Option<Said>, bool) {
         }
         Some(_) => (Some((None, "NotReported", format!("EdgeNode {node} has not reported it yet"))), false),
     }
+}
+
+fn not_allowed(node: &str, namespace: &str) -> String {
+    format!(
+        "EdgeNode {node} does not let the namespace {namespace} in: see its spec.allowedNamespaces and the \
+         namespace's labels"
+    )
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kube::Client;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt as _};
 use selvedge_crds::{Device, DeviceModel};
 use selvedge_operator::BoxError;
 use selvedge_operator::controller::{Change, Controller, Metrics, Watched};
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Devices;
 use super::neighbours::{Key, Neighbours};
-use super::observe::{NodeView, connected};
+use super::observe::NodeView;
 use crate::metrics::prefix;
 use crate::pace::Pace;
 use crate::raw::Raw;
@@ -45,9 +47,10 @@ async fn work(client: Client, metrics: Metrics, token: CancellationToken) -> Res
     models.served().await;
     let nodes = Watched::<NodeView>::all(client.clone());
     nodes.served().await;
+    let namespaces = Watched::<PartialObjectMeta<Namespace>>::all(client.clone());
 
     let neighbours = Arc::new(Mutex::new(Neighbours::default()));
-    let (by_model, by_node) = (neighbours.clone(), neighbours.clone());
+    let (by_model, by_node, by_namespace) = (neighbours.clone(), neighbours.clone(), neighbours.clone());
     let controller = Controller::new(watched, metrics)
         .folds(models, move |change: Change<Raw<DeviceModel>>| {
             let (model, spec) = match change {
@@ -61,8 +64,17 @@ async fn work(client: Client, metrics: Metrics, token: CancellationToken) -> Res
         .folds(nodes, move |change: Change<NodeView>| {
             let mut neighbours = by_node.lock().unwrap_or_else(PoisonError::into_inner);
             references(match change {
-                Change::Is(node) => neighbours.node(node.name(), Some(connected(&node))),
+                Change::Is(node) => neighbours.node(&node.name().to_owned(), Some(node.into())),
                 Change::Gone(node) => neighbours.node(&node.name, None),
+            })
+        })
+        .folds(namespaces, move |change: Change<PartialObjectMeta<Namespace>>| {
+            let mut neighbours = by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
+            references(match change {
+                Change::Is(namespace) => {
+                    neighbours.namespace(&namespace.name_any(), Some(namespace.labels().clone()))
+                }
+                Change::Gone(namespace) => neighbours.namespace(&namespace.name, None),
             })
         });
     let devices = controller.store();

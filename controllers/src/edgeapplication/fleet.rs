@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use selvedge_crds::edgenode::ApplicationState;
+use selvedge_model::node::Allowed;
 use selvedge_model::selector::Selector;
 
 use super::tally::{Contribution, Tally};
@@ -38,6 +39,8 @@ pub struct Node {
     pub uid: Arc<str>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Which namespaces it lets in.
+    pub allowed: Allowed,
     /// Whether it has a session.
     pub connected: bool,
     /// What it reports of applications, by which.
@@ -46,8 +49,9 @@ pub struct Node {
 
 impl Node {
     /// What it contributes to an application.
-    fn contribution(&self, key: &Key, selector: Option<&Selector>) -> Option<Contribution> {
-        let selected = selector.is_some_and(|selector| selector.matches(&self.labels));
+    fn contribution(&self, key: &Key, asks: &Asks) -> Option<Contribution> {
+        let selected = asks.selector.as_ref().is_some_and(|selector| selector.matches(&self.labels))
+            && self.allowed.lets_in(&asks.namespace);
         let state = self.applications.get(key).cloned();
         (selected || state.is_some()).then(|| Contribution {
             uid: self.uid.clone(),
@@ -65,9 +69,18 @@ struct Member {
     of: BTreeSet<Arc<Key>>,
 }
 
+/// Which nodes an application is for.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Asks {
+    /// None: it selects nobody.
+    pub selector: Option<Selector>,
+    /// Labels of its namespace: nodes choose by them.
+    pub namespace: BTreeMap<String, String>,
+}
+
 #[derive(Debug)]
 struct Counted {
-    selector: Option<Selector>,
+    asks: Asks,
     tally: Tally,
 }
 
@@ -82,7 +95,9 @@ impl Fleet {
     /// A node is like this now. Returns the applications to which it contributes otherwise than before.
     pub fn is(&mut self, node: Node) -> Vec<Arc<Key>> {
         let before = self.nodes.remove(&node.name);
-        let relabelled = before.as_ref().is_none_or(|before| before.node.labels != node.labels);
+        let relabelled = before
+            .as_ref()
+            .is_none_or(|before| before.node.labels != node.labels || before.node.allowed != node.allowed);
         let mut of = before.map(|before| before.of).unwrap_or_default();
         let candidates: BTreeSet<Arc<Key>> = if relabelled {
             self.applications.keys().cloned().collect()
@@ -94,7 +109,7 @@ impl Fleet {
         let mut changed = Vec::new();
         for key in candidates {
             let Some(counted) = self.applications.get_mut(&key) else { continue };
-            let contribution = node.contribution(&key, counted.selector.as_ref());
+            let contribution = node.contribution(&key, &counted.asks);
             if contribution.is_some() {
                 of.insert(key.clone());
             } else {
@@ -117,21 +132,21 @@ impl Fleet {
         member.of.into_iter().filter(|key| left(key)).collect()
     }
 
-    /// How the nodes stand to an application with this uid and this selector (none: it selects nobody). All
-    /// nodes are counted when it was not known like this.
-    pub fn tally(&mut self, key: &Key, uid: &str, selector: Option<&Selector>) -> &Tally {
+    /// How the nodes stand to an application with this uid that asks for these. All nodes are counted when it was not
+    /// known like this.
+    pub fn tally(&mut self, key: &Key, uid: &str, asks: &Asks) -> &Tally {
         let known = self
             .applications
             .get(key)
-            .is_some_and(|counted| counted.tally.uid() == uid && counted.selector.as_ref() == selector);
+            .is_some_and(|counted| counted.tally.uid() == uid && counted.asks == *asks);
         let shared = self.applications.get_key_value(key).map(|(shared, _)| shared.clone());
         let shared = shared.unwrap_or_else(|| Arc::new(key.clone()));
-        let none = || Counted { selector: None, tally: Tally::new(uid) };
+        let none = || Counted { asks: Asks::default(), tally: Tally::new(uid) };
         let counted = self.applications.entry(shared.clone()).or_insert_with(none);
         if !known {
-            *counted = Counted { selector: selector.cloned(), tally: Tally::new(uid) };
+            *counted = Counted { asks: asks.clone(), tally: Tally::new(uid) };
             for (name, member) in &mut self.nodes {
-                let contribution = member.node.contribution(key, selector);
+                let contribution = member.node.contribution(key, asks);
                 if contribution.is_some() {
                     member.of.insert(shared.clone());
                 } else {

@@ -32,7 +32,7 @@ use selvedge_operator::events::Events;
 use selvedge_operator::status::StatusError;
 
 use self::apply::{StepError, carry_out};
-use self::fleet::{Fleet, Key};
+use self::fleet::{Asks, Fleet, Key};
 use self::observe::{Observed, Revision};
 use self::plan::{Plan, Step, decide, plan};
 use crate::raw::Raw;
@@ -94,8 +94,9 @@ impl Reconciler for EdgeApplications {
         let decided = decide(&observed);
         let plan = {
             let mut fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
-            let selector = decided.selector.clone();
-            plan(&observed, decided, fleet.tally(&key, &observed.uid, selector.as_ref()))
+            let namespace = observed.in_namespace.labels.clone();
+            let asks = Asks { selector: decided.selector.clone(), namespace };
+            plan(&observed, decided, fleet.tally(&key, &observed.uid, &asks))
         };
         let revisions = Api::namespaced(self.client.clone(), &observed.namespace);
         for step in &plan.steps {

@@ -8,16 +8,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use selvedge_crds::edgenode::ApplicationState;
 use selvedge_crds::{EDGE_LABEL, EdgeApplicationStatus, EdgeNode};
+use selvedge_model::node::Allowed;
 use selvedge_model::pod::security::ENFORCE_LABEL;
 use selvedge_operator::status::find;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fleet::{Key, Node};
 use crate::raw::Raw;
 
-/// An EdgeNode as this controller reads it: what it runs, and not how it is configured.
-pub type NodeView = Raw<EdgeNode, IgnoredAny, NodeViewStatus>;
+/// An EdgeNode as this controller reads it: whom it lets in and what it runs, and not how it is configured.
+pub type NodeView = Raw<EdgeNode, NodeViewSpec, NodeViewStatus>;
+
+/// What this controller reads of an EdgeNode's spec.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeViewSpec {
+    allowed_namespaces: Allowed,
+}
 
 /// What this controller reads of an EdgeNode's status.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,6 +42,7 @@ impl From<NodeView> for Node {
             name: node.metadata.name.unwrap_or_default().into(),
             uid: node.metadata.uid.unwrap_or_default().into(),
             labels: node.metadata.labels.unwrap_or_default(),
+            allowed: node.spec.allowed_namespaces,
             connected: find(&node.status.conditions, "Connected").is_some_and(|c| c.status == "True"),
             applications: applications
                 .map(|state| (Key::new(&state.namespace, &state.name), Arc::new(state)))
@@ -49,6 +58,8 @@ pub struct Namespace {
     pub enabled: bool,
     /// Value of its Pod Security label.
     pub level: Option<String>,
+    /// All of them.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Namespace {
@@ -58,6 +69,7 @@ impl Namespace {
         Self {
             enabled: labels.get(EDGE_LABEL).is_some_and(|value| value == "enabled"),
             level: labels.get(ENFORCE_LABEL).cloned(),
+            labels: labels.clone(),
         }
     }
 }

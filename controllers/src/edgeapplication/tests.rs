@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use selvedge_crds::EdgeApplicationStatus;
 use selvedge_crds::edgenode::ApplicationState;
+use selvedge_model::node::Allowed;
 use selvedge_model::rollout::Rollout;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fleet::{Fleet, Key, Node};
+use super::fleet::{Asks, Fleet, Key, Node};
 use super::observe::{Namespace, Observed, Revision};
 use super::plan::{Plan, Step, decide};
 use super::status::status;
@@ -65,6 +66,7 @@ fn node(name: &str, text: &str) -> Node {
         uid: format!("uid-{name}").into(),
         labels: [("tier".to_owned(), if name.starts_with("other") { "lab" } else { "shop" }.to_owned())]
             .into(),
+        allowed: Allowed::default(),
         connected: online == "on",
         applications: (!reported.state.is_empty()).then(|| (web(), Arc::new(reported))).into_iter().collect(),
     }
@@ -84,8 +86,8 @@ fn fleet(nodes: &BTreeMap<String, String>) -> Fleet {
 
 fn plan(observed: &Observed, fleet: &mut Fleet) -> Plan {
     let decided = decide(observed);
-    let selector = decided.selector.clone();
-    super::plan::plan(observed, decided, fleet.tally(&web(), &observed.uid, selector.as_ref()))
+    let asks = Asks { selector: decided.selector.clone(), ..Asks::default() };
+    super::plan::plan(observed, decided, fleet.tally(&web(), &observed.uid, &asks))
 }
 
 fn observed(case: &Case) -> Observed {

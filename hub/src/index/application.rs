@@ -15,6 +15,7 @@ use selvedge_protocol::MAX_BODY_BYTES;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
+use super::namespace::not_enabled;
 use super::node::unknown_node;
 use super::reference::Version;
 use super::{Body, Index, Node, ObjectKey, Part, Present, Reason, Slot, Slots, Touched, raw, workload_entry};
@@ -162,7 +163,9 @@ impl Index {
                 }
                 touched.parts.insert((name.clone(), Part::Workloads));
                 let revision = |app: &Option<Application>| self.revision(&key, app.as_ref()?.target(node)?);
-                let was = revision(&old).is_some_and(|revision| revision.selects(node));
+                let selects =
+                    |revision: &Revision| self.is_let_in(node, &key.namespace) && revision.selects(node);
+                let was = revision(&old).is_some_and(selects);
                 let left = new.is_none() || revision(&new).is_some_and(|revision| revision.deselects(node));
                 touched.unselected += usize::from(was && left);
             }
@@ -233,14 +236,18 @@ impl Index {
     /// The applications that select a node now.
     pub(super) fn selected(&self, node: &str) -> Vec<ObjectKey> {
         let selects = |key: &&ObjectKey| {
-            self.target_of(node, key).is_some_and(|(node, revision)| revision.selects(node))
+            self.target_of(node, key).is_some_and(|(node, revision)| {
+                self.is_let_in(node, &key.namespace) && revision.selects(node)
+            })
         };
         self.applications.keys().filter(selects).cloned().collect()
     }
 
     /// Whether an application is known not to select a node now.
     pub(super) fn deselects(&self, node: &str, application: &ObjectKey) -> bool {
-        self.target_of(node, application).is_some_and(|(node, revision)| revision.deselects(node))
+        let shut_out = |node| !self.is_let_in(node, &application.namespace);
+        self.nodes.get(node).is_some_and(shut_out)
+            || self.target_of(node, application).is_some_and(|(node, revision)| revision.deselects(node))
     }
 
     /// All workloads of a node, and the ConfigMaps and Secrets that they name. An application without rollout state,
@@ -318,6 +325,9 @@ impl Index {
         let unresolved = |message: String| Slot::held(Reason::Unresolved, message);
         let Some(node) = self.nodes.get(node_name) else { return Err(unknown_node(node_name)) };
         let Some(application) = self.applications.get(key) else { return Ok(None) };
+        if !self.is_let_in(node, &key.namespace) {
+            return Ok(None);
+        }
         let target = application.target(node).ok_or_else(|| {
             unresolved(format!("EdgeApplication {key} has no rollout state for this node yet"))
         })?;
@@ -347,10 +357,7 @@ impl Index {
             };
         }
         if !self.is_enabled(&key.namespace) {
-            return Err(unresolved(format!(
-                "namespace {0} does not take part: kubectl label namespace {0} selvedge.dev/edge=enabled",
-                key.namespace
-            )));
+            return Err(not_enabled(&key.namespace));
         }
         let versions = self.references(&key.namespace, revision)?;
         let body = self.workload_body(name, revision, node, &versions);

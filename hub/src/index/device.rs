@@ -8,6 +8,7 @@ use selvedge_model::{DeviceEntry, EntryKey};
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
+use super::namespace::not_enabled;
 use super::node::unknown_node;
 use super::{Body, Held, Index, ObjectKey, Part, Present, Reason, Slot, Touched, raw};
 
@@ -162,20 +163,15 @@ impl Index {
     }
 
     pub(super) fn device(&self, node: &str, key: &ObjectKey) -> Slot {
-        if !self.nodes.contains_key(node) {
-            return unknown_node(node);
-        }
+        let Some(found) = self.nodes.get(node) else { return unknown_node(node) };
         let Some(device) = self.devices.get(key).filter(|device| *device.node == *node) else {
             return Slot::Absent;
         };
+        if !self.is_let_in(found, &key.namespace) {
+            return Slot::Absent;
+        }
         if !self.is_enabled(&key.namespace) {
-            return Slot::held(
-                Reason::Unresolved,
-                format!(
-                    "namespace {0} does not take part: kubectl label namespace {0} selvedge.dev/edge=enabled",
-                    key.namespace
-                ),
-            );
+            return not_enabled(&key.namespace);
         }
         match &device.resolved {
             Ok(body) => Slot::Present(Present {

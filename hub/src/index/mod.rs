@@ -44,8 +44,8 @@ pub type Slots = BTreeMap<EntryKey, Slot>;
 #[derive(Debug, Default)]
 pub struct Index {
     nodes: BTreeMap<Arc<str>, Node>,
-    /// Namespaces that take part.
-    enabled: BTreeSet<Arc<str>>,
+    /// Labels of namespaces that take part.
+    enabled: BTreeMap<Arc<str>, BTreeMap<String, String>>,
     applications: BTreeMap<ObjectKey, Application>,
     revisions: BTreeMap<ObjectKey, Revision>,
     models: BTreeMap<ObjectKey, Model>,
@@ -263,7 +263,7 @@ impl Index {
         let cluster = |name: &Arc<str>| ObjectKey { namespace: "".into(), name: name.clone() };
         match resource {
             Resource::EdgeNodes => self.nodes.keys().map(cluster).collect(),
-            Resource::Namespaces => self.enabled.iter().map(cluster).collect(),
+            Resource::Namespaces => self.enabled.keys().map(cluster).collect(),
             Resource::EdgeApplications => self.applications.keys().cloned().collect(),
             Resource::ControllerRevisions => self.revisions.keys().cloned().collect(),
             Resource::DeviceModels => self.models.keys().cloned().collect(),

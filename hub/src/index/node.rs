@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use selvedge_crds::{IDENTITY_ANNOTATION, JOIN_ANNOTATION};
 use selvedge_model::SessionId;
+use selvedge_model::node::Allowed;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -29,6 +30,7 @@ pub struct Node {
     /// The controller says that it has a session. Its word on `Ready` holds only while it has none.
     pub(super) connected: bool,
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) allowed: Allowed,
     pub(super) revision: u64,
     settings: Arc<Body>,
 }
@@ -88,15 +90,19 @@ impl Index {
                 .unwrap_or(0),
             revision: raw::revision(&object),
             settings: self.bodies.of(&settings(&object, &labels)),
+            allowed: Allowed::of(&object["spec"]["allowedNamespaces"]),
             labels,
         };
         let accepts = self.nodes.get(&name).is_some_and(|old| old.accepts != node.accepts);
         let same = self.nodes.get(&name).is_some_and(|old| {
-            old.uid == node.uid && old.denied == node.denied && old.settings.hash == node.settings.hash
+            old.uid == node.uid
+                && old.denied == node.denied
+                && old.allowed == node.allowed
+                && old.settings.hash == node.settings.hash
         });
         let overwritten = node.connected && raw::is(&object, "Ready", "Unknown");
         let back = node.connected && self.nodes.get(&name).is_some_and(|old| !old.connected);
-        let before = if same { Vec::new() } else { self.selected(&name) };
+        let before = if same { Vec::new() } else { self.landed(&name).collect() };
         self.nodes.insert(name.clone(), node);
         if same {
             // What was said of an offline node must be said anew, though nothing is to be delivered.
@@ -110,7 +116,7 @@ impl Index {
             return touched;
         }
         let mut touched = self.touch_all(&name);
-        touched.unselected = before.iter().filter(|application| self.deselects(&name, application)).count();
+        touched.unselected = before.iter().filter(|landed| self.has_left(&name, landed)).count();
         touched
     }
 

@@ -82,9 +82,9 @@ impl Index {
     /// a revision names one.
     #[must_use]
     pub fn to_follow(&self) -> BTreeSet<Resource> {
-        let maps = self.enabled.iter().map(|namespace| Resource::ConfigMaps(namespace.clone()));
+        let maps = self.enabled_namespaces().map(|namespace| Resource::ConfigMaps(namespace.clone()));
         let naming = self.revisions.iter().filter(|(key, revision)| {
-            revision.names_any(ReferenceKind::Secret) && self.enabled.contains(&key.namespace)
+            revision.names_any(ReferenceKind::Secret) && self.is_enabled(&key.namespace)
         });
         let secrets = naming.map(|(key, _)| Resource::Secrets(key.namespace.clone()));
         maps.chain(secrets.filter(|_| self.version_key.is_some())).collect()

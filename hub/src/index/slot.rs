@@ -43,6 +43,8 @@ pub enum Reason {
     Unknown,
     /// Revision or rollout state cannot be resolved.
     Unresolved,
+    /// The namespace does not take part.
+    NotEnabled,
     /// A model or ConfigMap is not there.
     MissingReference,
     /// The object breaks a rule.
@@ -59,6 +61,7 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown | Self::Unresolved => "Unresolved",
+            Self::NotEnabled => "NamespaceNotEnabled",
             Self::MissingReference => "MissingReference",
             Self::Invalid => "Invalid",
             Self::TooLarge => "TooLarge",

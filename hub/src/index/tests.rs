@@ -41,16 +41,24 @@ fn uid(name: &str, generation: u8) -> String {
 
 /// Any change of the small world.
 pub(crate) fn changes() -> impl Strategy<Value = Change> {
-    let node = (0..2_usize, prop_oneof![Just("a"), Just("b")], proptest::bool::weighted(0.9)).prop_map(
-        |(n, tier, there)| {
-            let object = json!({"metadata": {"uid": uid(NODES[n], 0), "labels": {"tier": tier}}, "spec": {}});
+    let ab = || prop_oneof![Just("a"), Just("b")];
+    let allowed = proptest::option::weighted(0.3, ab());
+    let node =
+        (0..2_usize, ab(), allowed, proptest::bool::weighted(0.9)).prop_map(|(n, tier, team, there)| {
+            let spec =
+                team.map_or(json!({}), |team| json!({"allowedNamespaces": {"matchLabels": {"team": team}}}));
+            let object =
+                json!({"metadata": {"uid": uid(NODES[n], 0), "labels": {"tier": tier}}, "spec": spec});
             change(Resource::EdgeNodes, "", NODES[n], there.then_some(object))
-        },
-    );
-    let namespace = proptest::bool::weighted(0.8).prop_map(|enabled| {
-        let labels = if enabled { json!({"selvedge.dev/edge": "enabled"}) } else { json!({}) };
-        change(Resource::Namespaces, "", "shop", Some(json!({"metadata": {"labels": labels}})))
-    });
+        });
+    let namespace =
+        (proptest::bool::weighted(0.8), proptest::option::of(ab())).prop_map(|(enabled, team)| {
+            let mut labels = if enabled { json!({"selvedge.dev/edge": "enabled"}) } else { json!({}) };
+            if let Some(team) = team {
+                labels["team"] = team.into();
+            }
+            change(Resource::Namespaces, "", "shop", Some(json!({"metadata": {"labels": labels}})))
+        });
     let application = (0..3_u8, 0..5_u8, any::<bool>()).prop_map(|(generation, rollout, admitted)| {
         let admitted = if admitted { json!(["n1-0"]) } else { json!([]) };
         let all = |name: &str| json!([{"from": 0, "to": 1_u64 << 32, "revision": name}]);

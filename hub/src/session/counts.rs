@@ -7,7 +7,7 @@ use selvedge_model::{ContentHash, EntryKey, EntryKind, Watermark};
 
 use super::delta::InFlight;
 use super::{MAX_RESYNCS, Session, State, View};
-use crate::index::{Held, Slot};
+use crate::index::{Held, Reason, Slot};
 use crate::removals::CHECKING_CRD;
 
 /// One entry of the node's set.
@@ -64,6 +64,11 @@ impl Session {
             slots.insert(key, slot);
         }
         let entries = slots.into_iter().filter_map(|(key, slot)| {
+            // What comes from a namespace that does not take part is no matter of a node that has nothing of it.
+            let foreign = matches!(&slot, Slot::Held(held) if held.reason == Reason::NotEnabled);
+            if foreign && !self.answered.contains_key(&key) {
+                return None;
+            }
             let entry = self.entry_of(&key, slot)?;
             Some((key, entry))
         });

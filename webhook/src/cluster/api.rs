@@ -4,6 +4,7 @@
 //! A cache is a moment behind. What it does not have is asked for directly, so that a device applied in one
 //! file with its model is judged by it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
+use selvedge_model::node::Allowed;
 use selvedge_model::pod::security::ENFORCE_LABEL;
 use selvedge_operator::BoxError;
 use selvedge_operator::listwatch::{Event, ListWatch, Target};
 use selvedge_operator::process::Process;
 use selvedge_operator::telemetry::chain;
+use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -58,7 +61,7 @@ pub enum ClusterError {
 pub struct ApiCluster {
     client: Client,
     namespaces: Cache<Namespace>,
-    nodes: Cache<()>,
+    nodes: Cache<Allowed>,
     models: Cache<Arc<Value>>,
 }
 
@@ -73,7 +76,7 @@ impl ApiCluster {
             models: Cache::default(),
         };
         keep(process, "cache of namespaces", &namespaces(), cluster.namespaces.clone(), |o| namespace_of(&o));
-        keep(process, "cache of edgenodes", &ours("EdgeNode"), cluster.nodes.clone(), |_| ());
+        keep(process, "cache of edgenodes", &ours("EdgeNode"), cluster.nodes.clone(), |o| allowed_of(&o));
         keep(process, "cache of devicemodels", &ours("DeviceModel"), cluster.models.clone(), |mut object| {
             Arc::new(object["spec"].take())
         });
@@ -142,8 +145,11 @@ impl Cluster for ApiCluster {
         Ok(self.read(&namespaces(), "", name).await?.as_ref().map(namespace_of))
     }
 
-    async fn node(&self, name: &str) -> Result<bool, ClusterError> {
-        Ok(self.nodes.get("", name).is_some() || self.read(&ours("EdgeNode"), "", name).await?.is_some())
+    async fn node(&self, name: &str) -> Result<Option<Allowed>, ClusterError> {
+        if let Some(allowed) = self.nodes.get("", name) {
+            return Ok(Some(allowed));
+        }
+        Ok(self.read(&ours("EdgeNode"), "", name).await?.as_ref().map(allowed_of))
     }
 
     async fn model(&self, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, ClusterError> {
@@ -202,6 +208,11 @@ fn namespace_of(object: &Value) -> Namespace {
     Namespace {
         enabled: labels[selvedge_crds::EDGE_LABEL] == "enabled",
         level: labels[ENFORCE_LABEL].as_str().map(str::to_owned),
+        labels: BTreeMap::deserialize(labels).unwrap_or_default(),
         terminating: !object["metadata"]["deletionTimestamp"].is_null(),
     }
+}
+
+fn allowed_of(node: &Value) -> Allowed {
+    Allowed::of(&node["spec"]["allowedNamespaces"])
 }

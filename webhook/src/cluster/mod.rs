@@ -3,9 +3,11 @@
 mod api;
 mod cache;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use selvedge_model::node::Allowed;
 use serde_json::Value;
 
 pub use api::{ApiCluster, ClusterError};
@@ -17,6 +19,8 @@ pub struct Namespace {
     pub enabled: bool,
     /// Value of its Pod Security `enforce` label.
     pub level: Option<String>,
+    /// All of its labels: nodes choose by them.
+    pub labels: BTreeMap<String, String>,
     /// It is being deleted.
     pub terminating: bool,
 }
@@ -35,8 +39,8 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     /// A namespace; none: there is no such.
     fn namespace(&self, name: &str) -> impl Future<Output = Result<Option<Namespace>, ClusterError>> + Send;
 
-    /// Whether there is an EdgeNode of this name.
-    fn node(&self, name: &str) -> impl Future<Output = Result<bool, ClusterError>> + Send;
+    /// Which namespaces an EdgeNode lets in; none: there is no EdgeNode of this name.
+    fn node(&self, name: &str) -> impl Future<Output = Result<Option<Allowed>, ClusterError>> + Send;
 
     /// The raw spec of a DeviceModel.
     fn model(

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use selvedge_crds::edgenode::ApplicationState;
+use selvedge_model::node::Allowed;
 use selvedge_model::rollout::position;
 use selvedge_model::selector::Selector;
+use serde_json::json;
 
-use super::super::fleet::{Fleet, Key, Node};
+use super::super::fleet::{Asks, Fleet, Key, Node};
 use super::super::tally::{Counts, Named};
 
 /// So few are named that it matters which.
@@ -24,6 +26,8 @@ enum Happens {
     Selects {
         application: usize,
         tier: Option<usize>,
+        /// Of its namespace.
+        team: usize,
         anew: bool,
     },
     Forget(usize),
@@ -41,16 +45,29 @@ fn selector(tier_: usize) -> Selector {
     Selector { match_labels: [("tier".to_owned(), tier(tier_))].into(), ..Selector::default() }
 }
 
+/// What an application asks for that is of this life, with this selector, in a namespace of this team.
+fn asks((_, selected, team): (u32, Option<usize>, usize)) -> Asks {
+    Asks { selector: selected.map(selector), namespace: [("team".to_owned(), tier(team))].into() }
+}
+
+/// Of namespaces of this team alone.
+fn allowed(team: usize) -> Allowed {
+    Allowed::of(&json!({"matchLabels": {"team": tier(team)}}))
+}
+
 fn reports() -> impl Strategy<Value = Option<(usize, usize, usize)>> {
     prop::option::of((0..3_usize, 0..4_usize, 0..2_usize))
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (0..6_usize, 0..2_usize, prop::option::of(0..2_usize), any::<bool>(), [reports(), reports()]).prop_map(
-        |(name, life, label, connected, reports)| Node {
+    let label = prop::option::of(0..2_usize);
+    let team = prop::option::weighted(0.3, 0..2_usize);
+    (0..6_usize, 0..2_usize, label, team, any::<bool>(), [reports(), reports()]).prop_map(
+        |(name, life, label, team, connected, reports)| Node {
             name: format!("n{name}").into(),
             uid: format!("n{name}-{life}").into(),
             labels: label.map(|label| ("tier".to_owned(), tier(label))).into_iter().collect(),
+            allowed: team.map(allowed).unwrap_or_default(),
             connected,
             applications: (0..).zip(reports).filter_map(|(app, said)| Some(reported(app, said?))).collect(),
         },
@@ -73,17 +90,17 @@ fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
         8 => node().prop_map(Happens::Node),
         1 => (0..6_usize).prop_map(Happens::Gone),
-        2 => (0..2_usize, prop::option::of(0..2_usize), any::<bool>())
-            .prop_map(|(application, tier, anew)| Happens::Selects { application, tier, anew }),
+        2 => (0..2_usize, prop::option::of(0..2_usize), 0..2_usize, any::<bool>())
+            .prop_map(|(application, tier, team, anew)| Happens::Selects { application, tier, team, anew }),
         1 => (0..2_usize).prop_map(Happens::Forget),
     ]
 }
 
-/// The nodes as they are, and the applications that are known: uid and selector.
+/// The nodes as they are, and the applications that are known: life, selector, and team of its namespace.
 #[derive(Default)]
 struct World {
     nodes: BTreeMap<Arc<str>, Node>,
-    applications: BTreeMap<usize, (u32, Option<usize>)>,
+    applications: BTreeMap<usize, (u32, Option<usize>, usize)>,
 }
 
 impl World {
@@ -94,8 +111,8 @@ impl World {
         current: &str,
         before: &[String],
     ) -> (Counts, Vec<String>, Vec<String>) {
-        let (life, selected) = self.applications[&application];
-        let selector = selected.map(selector);
+        let (life, ..) = self.applications[&application];
+        let asks = asks(self.applications[&application]);
         let mut counts = Counts::default();
         let (mut late, mut revisions) = (Vec::new(), Vec::new());
         for node in self.nodes.values() {
@@ -108,7 +125,8 @@ impl World {
                 let place = position(&format!("uid-{application}-{life}"), &node.uid);
                 late.push((!before.contains(&node.uid.to_string()), place, node.uid.to_string()));
             }
-            if !selector.as_ref().is_some_and(|selector| selector.matches(&node.labels)) {
+            let selected = asks.selector.as_ref().is_some_and(|selector| selector.matches(&node.labels));
+            if !selected || !node.allowed.lets_in(&asks.namespace) {
                 continue;
             }
             counts.desired += 1;
@@ -148,9 +166,9 @@ fn add(named: &mut Named, node: &Node, why: String) {
 
 /// What a fleet says of an application, as far as a plan can see.
 fn counted(fleet: &mut Fleet, world: &World, application: usize) -> Vec<(Counts, Vec<String>, Vec<String>)> {
-    let (life, selected) = world.applications[&application];
-    let (uid, selector) = (format!("uid-{application}-{life}"), selected.map(selector));
-    let tally = fleet.tally(&key(application), &uid, selector.as_ref());
+    let (life, ..) = world.applications[&application];
+    let uid = format!("uid-{application}-{life}");
+    let tally = fleet.tally(&key(application), &uid, &asks(world.applications[&application]));
     asked()
         .map(|(current, before)| {
             let revisions = tally.revisions().map(str::to_owned).collect();
@@ -188,9 +206,9 @@ proptest! {
                     world.nodes.remove(&*name);
                     Some(fleet.gone(&name))
                 }
-                Happens::Selects { application, tier, anew } => {
+                Happens::Selects { application, tier, team, anew } => {
                     let now = world.applications.entry(application).or_default();
-                    *now = (now.0 + u32::from(anew), tier);
+                    *now = (now.0 + u32::from(anew), tier, team);
                     None
                 }
                 Happens::Forget(application) => {
@@ -218,12 +236,13 @@ proptest! {
 #[test]
 fn a_node_that_says_the_same_again_touches_nobody() {
     let mut fleet = Fleet::default();
-    fleet.tally(&key(0), "uid", Some(&selector(0)));
+    fleet.tally(&key(0), "uid", &asks((0, Some(0), 0)));
     let (key_, state) = reported(1, (1, 0, 0));
     let mut node = Node {
         name: "n".into(),
         uid: "u".into(),
         labels: [("tier".to_owned(), tier(0))].into(),
+        allowed: Allowed::default(),
         connected: true,
         applications: [(key_, state)].into(),
     };
@@ -233,5 +252,12 @@ fn a_node_that_says_the_same_again_touches_nobody() {
     assert!(fleet.is(node.clone()).is_empty(), "an application that nobody has asked for");
     node.labels.clear();
     assert_eq!(fleet.is(node.clone()), [Arc::new(key(0))], "it leaves");
+    node.labels.insert("tier".into(), tier(0));
+    node.allowed = allowed(1);
+    assert!(fleet.is(node.clone()).is_empty(), "it lets others in");
+    node.allowed = allowed(0);
+    assert_eq!(fleet.is(node.clone()), [Arc::new(key(0))], "it lets this one in");
+    node.labels.clear();
+    assert_eq!(fleet.is(node.clone()), [Arc::new(key(0))], "it leaves again");
     assert!(fleet.gone("n").is_empty(), "it had left");
 }
