@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use selvedge_protocol::{RENEW_PATH, encode, join::RenewRequest, proof};
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub struct Renewal {
     pub latest: watch::Receiver<Latest>,
     /// Told when there is a new identity.
     pub renewed: Arc<Notify>,
+    /// The EdgeNode of our name is another one: it may take us in (identity rule 9).
+    pub replaced: Arc<Notify>,
 }
 
 /// Why a try came to nothing.
@@ -89,19 +91,27 @@ impl Renewal {
         let mut backoff = Backoff::new(FIRST_RETRY, SLOWEST_RETRY);
         let jitter: f64 = rand::random();
         let began = self.latest.borrow().now();
+        let mut replaced = false;
         loop {
-            let wait = match Identity::load(&self.state_dir) {
+            let (wait, asked) = match Identity::load(&self.state_dir) {
                 Ok(identity) => {
                     let now = self.latest.borrow().now();
-                    match due(&identity, began, jitter).checked_sub(now).filter(|left| *left > 0) {
-                        Some(left) => LOOK.min(Duration::from_secs(left)),
-                        None => self.look(&identity, &mut backoff).await,
+                    let left = due(&identity, began, jitter).checked_sub(now).filter(|left| *left > 0);
+                    match left.filter(|_| !replaced) {
+                        Some(left) => (LOOK.min(Duration::from_secs(left)), false),
+                        None => (self.look(&identity, &mut backoff).await, true),
                     }
                 }
                 // The link says so at every dial.
-                Err(_) => LOOK,
+                Err(_) => (LOOK, false),
             };
-            sleep(wait).await;
+            // Who has just asked waits as it was told, whatever else is heard meanwhile.
+            replaced = if asked {
+                sleep(wait).await;
+                false
+            } else {
+                timeout(wait, self.replaced.notified()).await.is_ok()
+            };
         }
     }
 
@@ -111,6 +121,8 @@ impl Renewal {
             Ok(next) => {
                 backoff.reset();
                 tracing::info!(node = next.node, not_after = next.not_after, "renewed the certificate");
+                // What was heard of the one before it is over.
+                let _ = timeout(Duration::ZERO, self.replaced.notified()).await;
                 self.renewed.notify_one();
                 return RENEWED;
             }

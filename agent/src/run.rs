@@ -117,12 +117,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         Ok("reconciler")
     });
     let (latest, known) = watch::channel(Latest::at(meta.latest_time));
-    let renewed = Arc::new(Notify::new());
+    let (renewed, replaced) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let renewal = Renewal {
         state_dir: config.state_dir.clone(),
         hubs: config.hubs.clone(),
         latest: known,
         renewed: Arc::clone(&renewed),
+        replaced: Arc::clone(&replaced),
     };
     let token = stop.clone();
     tasks.spawn(async move {
@@ -137,6 +138,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         counters: Arc::clone(&counters),
         latest,
         renewed,
+        replaced,
     };
     let token = stop.clone();
     tasks.spawn(async move {

@@ -74,6 +74,21 @@ pub struct Join {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub request: Option<String>,
+    /// Whether a machine is taken in that joined under this name as an EdgeNode before this one, which was deleted or
+    /// lost with its cluster: by proof of its key, without a new join command. Default: Never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopt>,
+}
+
+/// Which machines of an EdgeNode before this one are taken in. Never: none, they join with a new join command.
+/// SameName: the first one whose certificate is of this cluster's CA, bears this name, and has not ended more than 90
+/// days ago.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopt {
+    /// None.
+    Never,
+    /// The first of this name.
+    SameName,
 }
 
 /// What is known of the machine.

@@ -334,6 +334,7 @@ pub const fn refusal(code: refused::Code) -> &'static str {
         refused::Code::OtherCluster => "other_cluster",
         refused::Code::Protocol => "protocol",
         refused::Code::Superseded => "superseded",
+        refused::Code::OtherUid => "other_uid",
     }
 }
 

@@ -128,6 +128,7 @@ impl Replica {
         send(&mut socket, Up::Register(wire::Register { replica: self.name.clone() })).await?;
         let (snapshot, mut changes) = self.hub.sessions.subscribe();
         snapshot_to(&mut socket, &snapshot).await?;
+        let mut outside = self.hub.sessions.outside();
         let mut proof = self.hub.proof.subscribe();
         // Also what was proved while nobody listened.
         proof.mark_changed();
@@ -155,6 +156,14 @@ impl Replica {
                         changes = anew;
                         snapshot_to(&mut socket, &snapshot).await?;
                     }
+                    Err(RecvError::Closed) => return Err(StreamError::Closed),
+                },
+                waiting = outside.recv() => match waiting {
+                    Ok((node, uid)) => {
+                        let waiting = wire::Waiting { node: node.to_string(), uid: uid.to_string() };
+                        send(&mut socket, Up::Waiting(waiting)).await?;
+                    }
+                    Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Err(StreamError::Closed),
                 },
                 Ok(()) = proof.changed() => {

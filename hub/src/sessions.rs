@@ -17,6 +17,9 @@ use crate::index::{Part, Resource};
 /// Changes that the controller's stream may be behind before it sends a snapshot instead.
 const CHANGES: usize = 1024;
 
+/// Machines outside that the controller may not have been told of yet: what finds no room says it again in a minute.
+const OUTSIDE: usize = 256;
+
 /// What a session must look at.
 #[derive(Debug, Default)]
 pub struct Pending {
@@ -97,11 +100,14 @@ struct Inner {
 pub struct Sessions {
     inner: Mutex<Inner>,
     changes: broadcast::Sender<Seen>,
+    /// Machines whose certificate is of an EdgeNode before the one that has their name: node and uid.
+    outside: broadcast::Sender<(Arc<str>, Arc<str>)>,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { inner: Mutex::default(), changes: broadcast::Sender::new(CHANGES) }
+        let (changes, outside) = (broadcast::Sender::new(CHANGES), broadcast::Sender::new(OUTSIDE));
+        Self { inner: Mutex::default(), changes, outside }
     }
 }
 
@@ -255,6 +261,18 @@ impl Sessions {
         // Under the lock: a change is in the snapshot or comes after it, never neither.
         let changes = self.changes.subscribe();
         (inner.live.values().map(|live| live.seen.clone()).collect(), changes)
+    }
+
+    /// A machine of an EdgeNode before this one asks to come in: the controller is told.
+    pub fn wait_outside(&self, node: &Arc<str>, uid: &Arc<str>) {
+        // Nobody listens while there is no stream.
+        let _ = self.outside.send((node.clone(), uid.clone()));
+    }
+
+    /// Those that wait outside from now on.
+    #[must_use]
+    pub fn outside(&self) -> broadcast::Receiver<(Arc<str>, Arc<str>)> {
+        self.outside.subscribe()
     }
 
     /// Names of the nodes that have a session here.

@@ -146,6 +146,8 @@ pub struct Link {
     pub latest: watch::Sender<Latest>,
     /// There is a new identity: the session is ended, and the next one begins with it.
     pub renewed: Arc<Notify>,
+    /// Told when the EdgeNode of our name is another one.
+    pub replaced: Arc<Notify>,
 }
 
 impl Link {
@@ -184,6 +186,9 @@ impl Link {
                 Ok(ended) => {
                     self.counters.ended(ended.name());
                     explain(&ended, &hub, &mut told);
+                    if matches!(ended, Ended::Refused { code: Code::OtherUid, .. }) {
+                        self.replaced.notify_one();
+                    }
                     parted = matches!(ended, Ended::Farewell(_))
                         || parted && self.status.borrow().sessions == sessions;
                     redirects = match ended {

@@ -99,6 +99,7 @@ impl Ended {
                 Code::OtherCluster => "RefusedOtherCluster",
                 Code::Protocol => "RefusedProtocol",
                 Code::Superseded => "RefusedSuperseded",
+                Code::OtherUid => "RefusedOtherUid",
             },
             Self::Goodbye { behind: true, .. } => "SentAwayBehind",
             Self::Goodbye { .. } => "SentAway",

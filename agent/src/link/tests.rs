@@ -78,6 +78,7 @@ impl Agent {
             counters: Arc::clone(&counters),
             latest: watch::Sender::new(Latest::at(0)),
             renewed: Arc::default(),
+            replaced: Arc::default(),
         };
         let token = stop.clone();
         tasks.spawn(async move { link.run(token).await });

@@ -76,7 +76,8 @@ fn renewed(hub: &FakeHub, request: &RenewRequest) -> Response<Full<Bytes>> {
 
 fn renewal(dir: &std::path::Path, renewed: &Arc<Notify>) -> Renewal {
     let (_, latest) = watch::channel(Latest::at(0));
-    Renewal { state_dir: dir.to_owned(), hubs: Vec::new(), latest, renewed: Arc::clone(renewed) }
+    let replaced = Arc::default();
+    Renewal { state_dir: dir.to_owned(), hubs: Vec::new(), latest, renewed: Arc::clone(renewed), replaced }
 }
 
 #[tokio::test]
@@ -117,6 +118,26 @@ async fn asks_with_the_same_new_key_until_it_is_signed_and_takes_it() {
     let identity = Identity::load(dir.path()).unwrap();
     assert_eq!(identity.not_after, ENDS.unsigned_abs());
     assert!(!dir.path().join("key.next.pem").exists() && !dir.path().join("identity.next.json").exists());
+}
+
+/// Its own certificate lives long, and the EdgeNode of its name is another one.
+#[tokio::test]
+async fn asks_to_be_taken_in_once_its_edge_node_was_replaced() {
+    let (hub, dir) = (FakeHub::start(false).await, tempfile::tempdir().unwrap());
+    hub.identify(dir.path());
+    let mut identity = Identity::load(dir.path()).unwrap();
+    (identity.not_before, identity.not_after) = (0, ENDS.unsigned_abs());
+    identity.store(dir.path()).unwrap();
+    let answer = |_: usize, request: RenewRequest| renewed(&hub, &request);
+    let (told, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let renewal = renewal(dir.path(), &told);
+    renewal.replaced.notify_one();
+    tokio::select! {
+        told = timeout(SOON, told.notified()) => told.unwrap(),
+        () = renewal.run(stop.clone()) => panic!("it stopped"),
+        never = serve(&hub, answer) => match never {},
+    }
+    assert_eq!(Identity::load(dir.path()).unwrap().not_before, (ENDS - 300).unsigned_abs());
 }
 
 #[tokio::test]

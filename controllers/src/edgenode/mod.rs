@@ -44,7 +44,7 @@ use selvedge_operator::{clock, events::Events};
 
 use self::apply::{StepError, Targets, carry_out};
 use self::authority::Authority;
-use self::observe::{Observed, secret_mark};
+use self::observe::{Observed, Waiting, secret_mark};
 use self::plan::{Plan, Shown, Step, plan};
 use self::sessions::Switchboard;
 use self::sessions::state::Effects;
@@ -137,8 +137,14 @@ impl Reconciler for EdgeNodes {
 
 impl EdgeNodes {
     async fn observe(&self, node: &Raw<EdgeNode>) -> Result<Observed, EdgeNodeError> {
-        let presence = self.switchboard.look(|sessions| sessions.presence(node.uid()));
-        let mut observed = Observed::new(node, None, presence, &self.hubs, second());
+        let now = second();
+        let (presence, waiting) = self.switchboard.look(|sessions| {
+            let waiting = sessions
+                .waiting(node.name(), now)
+                .map(|(uid, left)| Waiting { uid: uid.to_owned(), look: left.unsigned_abs() });
+            (sessions.presence(node.uid()), waiting)
+        });
+        let mut observed = Observed::new(node, None, presence, waiting, &self.hubs, now);
         if observed.records.join.is_some() {
             let mark = secret_mark(&self.secrets, node.name()).await;
             observed.secret =

@@ -2,6 +2,8 @@
 //!
 //! In: the object from the cache, its join Secret's metadata, the sessions. Out: [`Observed`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _};
@@ -27,6 +29,15 @@ pub struct SecretMark {
     pub hubs: String,
 }
 
+/// A machine that waits outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Uid of the EdgeNode that it joined as.
+    pub uid: String,
+    /// When to look whether it still waits.
+    pub look: Duration,
+}
+
 /// One EdgeNode with all that its plan depends on.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -40,6 +51,8 @@ pub struct Observed {
     pub secret: Option<SecretMark>,
     /// Whether it has a session.
     pub presence: Presence,
+    /// A machine of an EdgeNode before this one asks to come in.
+    pub waiting: Option<Waiting>,
     /// Its status as it stands.
     pub status: EdgeNodeStatus,
     /// Hub addresses for tokens, separated by spaces; empty: none is configured.
@@ -55,6 +68,7 @@ impl Observed {
         node: &Raw<EdgeNode>,
         secret: Option<SecretMark>,
         presence: Presence,
+        waiting: Option<Waiting>,
         hubs: &str,
         now: Timestamp,
     ) -> Self {
@@ -64,6 +78,7 @@ impl Observed {
             records: Records::read(node.annotations(), node.uid()),
             secret,
             presence,
+            waiting,
             status: node.status(),
             hubs: hubs.to_owned(),
             now,

@@ -92,7 +92,8 @@ pub fn plan(observed: &Observed, grace: Duration) -> Plan {
         Join::Open { expires } => Some(expires.duration_since(observed.now).unsigned_abs()),
         _ => None,
     };
-    Plan { step, join, shown, again: [look, expiry].into_iter().flatten().min() }
+    let outside = observed.waiting.as_ref().map(|waiting| waiting.look);
+    Plan { step, join, shown, again: [look, expiry, outside].into_iter().flatten().min() }
 }
 
 fn join(observed: &Observed) -> (Join, Option<Step>) {

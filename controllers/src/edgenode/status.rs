@@ -32,6 +32,9 @@ fn connected(observed: &Observed, plan: &Plan) -> Option<Said> {
     let joined = observed.records.identity.current.is_some();
     match (&plan.join, plan.shown, &observed.presence) {
         (Join::Denied, ..) => said(false, "Denied", "spec.denied is true".into()),
+        (_, Shown::Absent | Shown::GoesOffline { .. }, _) if observed.waiting.is_some() => {
+            said(false, "UidMismatch", waits(observed))
+        }
         (_, Shown::Connected, Presence::Connected { replica, .. }) => {
             said(true, "Session", format!("session at {replica}"))
         }
@@ -93,4 +96,21 @@ fn ready(observed: &Observed, plan: &Plan, join_namespace: &str) -> Option<Said>
             ),
         ),
     }
+}
+
+/// A machine of an EdgeNode before this one waits, and what somebody can do about it (identity rule 9).
+fn waits(observed: &Observed) -> String {
+    let (name, uid) = (&observed.name, observed.waiting.as_ref().map_or("", |waiting| &waiting.uid));
+    let adopts = observed.wanted.as_ref().is_ok_and(|wanted| wanted.adopts);
+    let way = if adopts {
+        "spec.join.adopt is SameName: it comes in, unless another machine was first or its certificate ended too \
+         long ago (see Events)"
+            .to_owned()
+    } else {
+        format!(
+            "to take it in: kubectl patch edgenode {name} --type merge -p '{{\"spec\":{{\"join\":{{\"adopt\":\
+             \"SameName\"}}}}}}'"
+        )
+    };
+    format!("a machine waits that joined as an EdgeNode {name} before this one, with uid {uid}; {way}")
 }

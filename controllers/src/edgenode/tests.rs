@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use selvedge_crds::EdgeNode;
 use serde::Deserialize;
 
-use super::observe::{Observed, SecretMark};
+use super::observe::{Observed, SecretMark, Waiting};
 use super::plan::{Shown, plan};
 use super::sessions::Presence;
 use super::status::status;
@@ -23,6 +23,8 @@ struct Case {
     secret: Option<(String, String)>,
     /// Serial of the session's certificate.
     session: Option<String>,
+    /// Uid in the certificate of a machine that waits outside.
+    waiting: Option<String>,
     /// No session since; the default is long ago.
     absent_since: Option<Timestamp>,
 }
@@ -42,7 +44,8 @@ fn what_is_done_about_an_edge_node() {
             None => Presence::Absent { since: case.absent_since.unwrap_or(now - Duration::from_secs(3600)) },
         };
         let secret = case.secret.map(|(public_key, hubs)| SecretMark { public_key, hubs });
-        let observed = Observed::new(&case.node, secret, presence, &case.hubs, now);
+        let waiting = case.waiting.map(|uid| Waiting { uid, look: Duration::from_secs(300) });
+        let observed = Observed::new(&case.node, secret, presence, waiting, &case.hubs, now);
         let plan = plan(&observed, Duration::from_secs(40));
         writeln!(text, "{}", case.case).unwrap();
         if let Some(step) = &plan.step {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use selvedge_crds::edgenode::Adopt;
 use selvedge_crds::{EdgeNode, EdgeNodeSpec};
 use selvedge_model::{device::parse_duration, fault::Fault};
 
@@ -19,6 +20,8 @@ pub struct Wanted {
     pub ttl: Duration,
     /// `spec.join.request`; empty when there is none.
     pub request: String,
+    /// `spec.join.adopt` is SameName.
+    pub adopts: bool,
 }
 
 /// Checks the spec.
@@ -34,5 +37,6 @@ pub fn validate(node: &Raw<EdgeNode>) -> Result<Wanted, String> {
         node.spec().map_err(|error| Fault::new("spec", error.to_string()).to_string())?;
     let join = spec.join.unwrap_or_default();
     let ttl = join.ttl.as_deref().and_then(|ttl| parse_duration(ttl).ok()).unwrap_or(DEFAULT_TTL);
-    Ok(Wanted { denied: spec.denied, ttl, request: join.request.unwrap_or_default() })
+    let adopts = join.adopt == Some(Adopt::SameName);
+    Ok(Wanted { denied: spec.denied, ttl, request: join.request.unwrap_or_default(), adopts })
 }

@@ -6,7 +6,7 @@
 //! nodes that were made together end together.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -28,7 +28,7 @@ use super::join::{PATIENCE, REFUSED, SIGNER, issued};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::hub::Hub;
-use crate::index::Index;
+use crate::index::{Index, Node};
 use crate::transport::{Door, identity, tls};
 
 /// Renewals that are filed at once, and how long it takes until one more may be: seven writes each, so that two replicas
@@ -78,6 +78,8 @@ enum Refusal {
 #[derive(Debug)]
 struct Verified {
     peer: identity::Peer,
+    /// Uid of the EdgeNode that the next certificate is for.
+    uid: Arc<str>,
     request: RenewRequest,
 }
 
@@ -117,7 +119,7 @@ pub async fn post(State(door): State<Door>, body: Bytes) -> Response {
         let seconds = rand::rng().random_range(LATER_S);
         return later("busy", StatusCode::TOO_MANY_REQUESTS, seconds, "too many renew at once\n");
     }
-    let (node, uid) = (verified.peer.node.clone(), verified.peer.uid.clone());
+    let (node, uid) = (verified.peer.node.clone(), verified.uid.clone());
     match sign(hub, verified).await {
         Ok(Answer::Signed(certificate)) => {
             count("signed");
@@ -157,26 +159,28 @@ fn verify(request: RenewRequest, index: &Index, cluster: &Cluster, now: i64) -> 
         return Err(Refusal::Refused);
     }
     // Whoever comes so far has a certificate of ours: it may be told what a stranger is not.
-    let node = index.node(&peer.node).filter(|node| node.uid == peer.uid).ok_or(Refusal::Later)?;
+    let is_its = |node: &&Node| node.uid == peer.uid || node.adopts;
+    let node = index.node(&peer.node).filter(is_its).ok_or(Refusal::Later)?;
     if node.denied {
         return Err(Refusal::Refused);
     }
-    if node.is_outdated(&peer.serial, peer.not_after) {
+    let uid = node.uid.clone();
+    if uid == peer.uid && node.is_outdated(&peer.serial, peer.not_after) {
         return Err(Refusal::Outdated(peer));
     }
-    Ok(Verified { peer, request })
+    Ok(Verified { peer, uid, request })
 }
 
 async fn sign(hub: &Hub, verified: Verified) -> Result<Answer, String> {
     let client = hub.client.clone().ok_or("this hub has no API server")?;
-    let Verified { peer, request } = verified;
+    let Verified { peer, uid, request } = verified;
     let filing = Filing {
         generate_name: format!("selvedge-{}-", peer.node),
         signer: SIGNER,
         usage: "client auth",
         annotations: BTreeMap::from([
             ("selvedge.dev/node".to_owned(), peer.node.to_string()),
-            ("selvedge.dev/node-uid".to_owned(), peer.uid.to_string()),
+            ("selvedge.dev/node-uid".to_owned(), uid.to_string()),
             ("selvedge.dev/old-certificate".to_owned(), STANDARD.encode(request.old_certificate_der)),
             ("selvedge.dev/renewal-proof".to_owned(), STANDARD.encode(request.signature)),
         ]),

@@ -22,38 +22,34 @@ impl Index {
         if self.enabled.get(&name) == labels.as_ref() {
             return Touched::default();
         }
-        let takes_part = labels.is_some();
-        let changed = self.enabled.contains_key(&name) != takes_part;
+        let changed = self.enabled.contains_key(&name) != labels.is_some();
         // Other labels matter to nodes that choose by them, and to no others.
-        let concerned: Vec<Arc<str>> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| changed || node.allowed.is_choosy())
-            .map(|(name, _)| name.clone())
-            .collect();
+        let concerned = self.nodes.iter().filter(|(_, node)| changed || node.allowed.is_choosy());
+        let concerned: Vec<_> =
+            concerned.map(|(node, found)| (node.clone(), self.is_let_in(found, &name))).collect();
         let in_it = |landed: &Landed| *landed.namespace() == name;
-        let before: Vec<(Arc<str>, Landed)> = concerned
-            .iter()
-            .flat_map(|node| {
-                self.landed(node).filter(in_it).map(|landed| (node.clone(), landed)).collect::<Vec<_>>()
-            })
-            .collect();
+        let landed = |node: &Arc<str>| self.landed(node).filter(in_it).collect::<Vec<_>>();
+        let before: Vec<_> = concerned.iter().map(|(node, _)| landed(node)).collect();
         match labels {
             Some(labels) => self.enabled.insert(name.clone(), labels),
             None => self.enabled.remove(&name),
         };
-        let mut touched = Touched::default();
-        for node in &concerned {
-            let devices = self.placed.get(node).into_iter().flatten().filter(|key| key.namespace == name);
-            touched.parts.extend(devices.map(|key| (node.clone(), Part::Device(key.clone()))));
-        }
         let revisions: Vec<_> =
             self.revisions.iter().filter(|(key, _)| key.namespace == name).map(|(_, r)| r).collect();
-        let runs = |node: &Node| {
-            (changed || node.allowed.is_choosy()) && revisions.iter().any(|revision| revision.selects(node))
-        };
-        touched.parts.extend(self.touch_workloads(runs));
-        touched.unselected = before.iter().filter(|(node, landed)| self.has_left(node, landed)).count();
+        let mut touched = Touched::default();
+        for ((node, was_let_in), before) in concerned.into_iter().zip(before) {
+            let Some(found) = self.nodes.get(&node) else { continue };
+            let flips = self.is_let_in(found, &name) != was_let_in;
+            if flips || changed && revisions.iter().any(|revision| revision.selects(found)) {
+                touched.parts.insert((node.clone(), Part::Workloads));
+            }
+            if flips || changed {
+                let devices =
+                    self.placed.get(&node).into_iter().flatten().filter(|key| key.namespace == name);
+                touched.parts.extend(devices.map(|key| (node.clone(), Part::Device(key.clone()))));
+            }
+            touched.unselected += before.iter().filter(|landed| self.has_left(&node, landed)).count();
+        }
         touched
     }
 

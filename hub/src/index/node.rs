@@ -19,6 +19,8 @@ pub struct Node {
     pub uid: Arc<str>,
     /// spec.denied.
     pub denied: bool,
+    /// spec.join.adopt is SameName: a machine of an EdgeNode before this one may come in (identity rule 9).
+    pub adopts: bool,
     /// The annotation `selvedge.dev/join`, as it stands.
     pub join: Option<Box<str>>,
     /// Its certificates, by the annotation `selvedge.dev/identity`; none: no record, or one that was lost.
@@ -74,6 +76,7 @@ impl Index {
         let node = Node {
             uid: raw::uid(&object),
             denied: object.pointer("/spec/denied").and_then(Value::as_bool).unwrap_or(false),
+            adopts: raw::text(&object, "/spec/join/adopt") == Some("SameName"),
             join: object
                 .pointer("/metadata/annotations")
                 .and_then(|annotations| annotations.get(JOIN_ANNOTATION)?.as_str())

@@ -58,7 +58,9 @@ pub struct Greeted {
 const TRY_LATER_MS: u64 = 5_000;
 /// A hub that has just begun knows its nodes in a moment.
 const NOT_READ_MS: u64 = 1_000;
-/// A denied node asks rarely.
+/// Who may be adopted asks for a certificate, and comes back with it.
+const ADOPTED_MS: u64 = 5_000;
+/// A denied node asks rarely, and one that somebody must decide about.
 const DENIED_MS: u64 = 60_000;
 
 /// Decides on a Hello.
@@ -93,7 +95,12 @@ pub fn greet(hello: wire::Hello, who: &Admission<'_>) -> Result<(Greeted, wire::
     }
     let node = match who.node {
         Some(node) if *node.uid == *who.uid => node,
-        _ => {
+        Some(node) => {
+            let retry_after_ms = if node.adopts { ADOPTED_MS } else { DENIED_MS };
+            let message = "the certificate is of an EdgeNode before the one that has this name now".into();
+            return Err(refuse(Code::OtherUid, message, retry_after_ms));
+        }
+        None => {
             return Err(refuse(
                 Code::TryLater,
                 "no EdgeNode with this name and uid is known yet".into(),

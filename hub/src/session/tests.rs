@@ -209,6 +209,50 @@ fn a_late_node_stays_until_it_is_admitted_and_a_live_one_goes_at_once() {
     assert_eq!(running(&world), Some("r3"), "rebuilt rollout state passed a live node");
 }
 
+/// A namespace that does not take part disturbs no node; what a node has of one that took part is held, and says so.
+#[test]
+fn a_namespace_that_does_not_take_part_shows_only_where_something_of_it_is() {
+    let held = |world: &World| -> Vec<&str> {
+        let connection = world.connection.as_ref().unwrap();
+        let index = &world.replicas[connection.replica].index;
+        let standing = connection.session.standing(View { index, gate: &Open, now: world.now });
+        standing.entries.into_values().filter_map(|entry| Some(entry.held?.reason.name())).collect()
+    };
+    let leave = || put(Resource::Namespaces, "", "shop", serde_json::json!({"metadata": {}}));
+    let mut world = stage();
+    world.act(leave());
+    world.act(rollout("r1", &[]));
+    world.settle();
+    assert_eq!((running(&world), held(&world)), (None, vec![]));
+    let mut world = stage();
+    world.act(rollout("r1", &[]));
+    world.settle();
+    world.act(leave());
+    world.settle();
+    assert_eq!((running(&world), held(&world)), (Some("r1"), vec!["NamespaceNotEnabled"]));
+}
+
+#[test]
+fn what_a_node_lets_in_no_more_goes_from_it_and_what_it_lets_in_comes() {
+    let mut world = stage();
+    let team = |team: &str| {
+        let labels = serde_json::json!({"selvedge.dev/edge": "enabled", "team": team});
+        put(Resource::Namespaces, "", "shop", serde_json::json!({"metadata": {"labels": labels}}))
+    };
+    let node = serde_json::json!({"metadata": {"uid": "n1-0", "labels": {"tier": "a"}},
+        "spec": {"allowedNamespaces": {"matchLabels": {"team": "shops"}}}});
+    world.act(put(Resource::EdgeNodes, "", NODE, node));
+    world.act(rollout("r1", &[]));
+    for (labelled, runs) in [("others", None), ("shops", Some("r1")), ("others", None)] {
+        world.act(team(labelled));
+        world.settle();
+        assert_eq!(running(&world), runs, "{labelled}");
+    }
+    world.act(self::labelled("a"));
+    world.settle();
+    assert_eq!(running(&world), Some("r1"), "it lets all in");
+}
+
 #[test]
 fn what_is_on_its_way_to_a_live_node_is_what_it_goes_on_from() {
     let mut world = stage();

@@ -127,6 +127,10 @@ async fn admit(
             let code = refused.code();
             let fault = match code {
                 Code::OtherCluster => Some(Fault::OtherCluster),
+                Code::OtherUid => {
+                    hub.sessions.wait_outside(&peer.node, &peer.uid);
+                    None
+                }
                 Code::Protocol if agreed.is_none() => Some(Fault::OtherProtocol),
                 Code::Protocol => Some(Fault::BadDigest),
                 _ => None,

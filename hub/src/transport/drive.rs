@@ -341,9 +341,7 @@ impl Drive {
         }
         let index = self.hub.index();
         match index.node(self.session.node()) {
-            Some(node) if node.uid != *uid => {
-                refuse(Code::TryLater, "the EdgeNode was created anew: join again")
-            }
+            Some(node) if node.uid != *uid => refuse(Code::OtherUid, "the EdgeNode was created anew"),
             Some(node) if node.denied => refuse(Code::Denied, "the EdgeNode has spec.denied"),
             Some(_) => match self.hub.sessions.denied_at(uid) {
                 None => None,

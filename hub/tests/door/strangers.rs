@@ -143,12 +143,18 @@ async fn a_name_in_headers_or_path_is_nobodys() {
     rig.end().await;
 }
 
+/// It may ask to be taken in (identity rule 9), by its old key and nothing else; the controller hears of it.
 #[tokio::test]
-async fn a_certificate_of_an_edge_node_before_this_one_waits() {
+async fn a_certificate_of_an_edge_node_before_this_one_waits_outside() {
     let mut rig = Rig::new().await;
-    rig.put(Resource::EdgeNodes, json!({"metadata": {"name": "n1", "uid": "u9"}, "spec": {}}));
-    let mut agent = rig.agent(&mut machine(), 1).await;
-    let said = agent.receive().await;
-    assert!(matches!(&said, Some(ToAgent::Refused(refused)) if refused.code() == Code::TryLater), "{said:?}");
+    let mut outside = rig.hub.sessions.outside();
+    for (adopt, comes_back_ms) in [("Never", 60_000), ("SameName", 5_000)] {
+        let spec = json!({"join": {"adopt": adopt}});
+        rig.put(Resource::EdgeNodes, json!({"metadata": {"name": "n1", "uid": "u9"}, "spec": spec}));
+        let mut agent = rig.agent(&mut machine(), 1).await;
+        let Some(ToAgent::Refused(refused)) = agent.receive().await else { panic!("it is not refused") };
+        assert_eq!((refused.code(), refused.retry_after_ms), (Code::OtherUid, comes_back_ms));
+        assert_eq!(outside.recv().await.unwrap(), ("n1".into(), "u1".into()));
+    }
     rig.end().await;
 }

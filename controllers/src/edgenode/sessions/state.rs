@@ -15,6 +15,9 @@ const A_WHILE: SignedDuration = SignedDuration::from_secs(60);
 /// never ends before the next one.
 const DUPLICATE: SignedDuration = SignedDuration::from_secs(300);
 
+/// A machine that asked to come in asks again within a minute: after this it has gone.
+const WAITS: SignedDuration = SignedDuration::from_secs(300);
+
 /// What a change asks for.
 #[derive(Debug, Default, PartialEq)]
 pub struct Effects {
@@ -49,6 +52,8 @@ pub struct Sessions {
     nodes: HashMap<String, Node>,
     /// Name to (uid, has joined) of every EdgeNode.
     known: HashMap<String, (String, bool)>,
+    /// By name of a known EdgeNode: a machine of one before it that asks to come in, and when it did last.
+    waiting: HashMap<String, (String, Timestamp)>,
     last_order: u64,
 }
 
@@ -94,6 +99,7 @@ impl Sessions {
             replicas: BTreeMap::new(),
             nodes: HashMap::new(),
             known: HashMap::new(),
+            waiting: HashMap::new(),
             last_order: 0,
         }
     }
@@ -186,13 +192,17 @@ impl Sessions {
     pub fn know(&mut self, name: &str, uid: &str, joined: bool, now: Timestamp) -> Effects {
         let before = self.known.insert(name.to_owned(), (uid.to_owned(), joined));
         match before {
-            Some((old, _)) if old != uid => self.shut(&old, "the EdgeNode was created again", now),
+            Some((old, _)) if old != uid => {
+                self.waiting.remove(name);
+                self.shut(&old, "the EdgeNode was created again", now)
+            }
             _ => Effects::default(),
         }
     }
 
     /// The EdgeNode of this name is gone.
     pub fn forget(&mut self, name: &str, now: Timestamp) -> Effects {
+        self.waiting.remove(name);
         match self.known.remove(name) {
             Some((uid, _)) => self.shut(&uid, "the EdgeNode was deleted", now),
             None => Effects::default(),
@@ -218,6 +228,24 @@ impl Sessions {
         if let Some(node) = self.nodes.get_mut(uid) {
             node.shut = None;
         }
+    }
+
+    /// A machine that bears a known name from an EdgeNode with this uid, which is not the present one, asks to come in.
+    pub fn wait(&mut self, name: &str, uid: &str, now: Timestamp) -> Effects {
+        if self.known.get(name).is_none_or(|(known, _)| known == uid) {
+            return Effects::default();
+        }
+        let before = self.waiting.insert(name.to_owned(), (uid.to_owned(), now));
+        let is_news = before.is_none_or(|(before, at)| before != uid || now.duration_since(at) >= WAITS);
+        Effects { orders: Vec::new(), touched: is_news.then(|| name.to_owned()).into_iter().collect() }
+    }
+
+    /// The uid in the certificate of a machine that waits outside, and how much longer it counts as waiting.
+    #[must_use]
+    pub fn waiting(&self, name: &str, now: Timestamp) -> Option<(&str, SignedDuration)> {
+        let (uid, at) = self.waiting.get(name)?;
+        let left = WAITS.checked_sub(now.duration_since(*at))?;
+        left.is_positive().then_some((uid, left))
     }
 
     /// Whether a node has a session. For one that was never heard of: absent since the beginning.
@@ -263,6 +291,7 @@ impl Sessions {
             duplicate: None,
         });
         effects.touched.push(node.name.clone());
+        self.waiting.remove(&node.name);
         // What a replica held whose stream is lost has most likely ended with it: its agents only moved.
         let heard = |replica: &String| self.replicas.get(replica).is_some_and(|r| r.doubted.is_none());
         if id(session) > node.newest && node.held.keys().any(heard) {

@@ -109,6 +109,11 @@ async fn take(
             );
             switchboard.restored.send_replace(Some(restored.epoch));
         }
+        Some(to_controller::Message::Waiting(waiting)) => {
+            let wait =
+                |sessions: &mut super::Sessions| sessions.wait(&waiting.node, &waiting.uid, clock::now());
+            switchboard.change(wait).await;
+        }
         // Who it is was said by its token; a message of a newer version is passed over.
         Some(to_controller::Message::Register(_) | to_controller::Message::Heartbeat(_)) | None => {}
     }

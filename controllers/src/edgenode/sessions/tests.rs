@@ -285,3 +285,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_machine_of_an_edge_node_before_this_one_waits_for_as_long_as_it_asks() {
+    let mut sessions = Sessions::new(at(0));
+    assert!(sessions.wait("node-u", "old", at(1)).touched.is_empty(), "no such EdgeNode");
+    sessions.know("node-u", "u", true, at(1));
+    assert!(sessions.wait("node-u", "u", at(2)).touched.is_empty(), "it is the present one");
+    assert_eq!(sessions.wait("node-u", "old", at(10)).touched, ["node-u"]);
+    assert!(sessions.wait("node-u", "old", at(70)).touched.is_empty(), "that is known");
+    let until = |sessions: &Sessions, second| {
+        sessions.waiting("node-u", at(second)).map(|(uid, left)| (uid.to_owned(), left.as_secs()))
+    };
+    assert_eq!(until(&sessions, 100), Some(("old".into(), 270)));
+    assert_eq!(until(&sessions, 370), None, "it has gone");
+    assert_eq!(sessions.wait("node-u", "old", at(400)).touched, ["node-u"], "it is back");
+    sessions.connect("a", 1);
+    sessions.report("a", 1, &report(true, &[session("u", 1, false)]), at(401));
+    assert_eq!(until(&sessions, 402), None, "somebody is in");
+    sessions.wait("node-u", "old", at(403));
+    sessions.know("node-u", "v", false, at(404));
+    assert_eq!(until(&sessions, 405), None, "created again");
+}

@@ -56,6 +56,8 @@ pub struct Node<'a> {
     pub uid: &'a str,
     /// `spec.denied`; an EdgeNode whose spec does not decode counts as denied.
     pub denied: bool,
+    /// `spec.join.adopt` is SameName.
+    pub adopts: bool,
     /// Its annotations.
     pub records: &'a Records,
 }
@@ -75,8 +77,8 @@ pub enum Decision {
         pending: CertificateRecord,
         /// Whether the EdgeNode's annotation says so already.
         recorded: bool,
-        /// The record was lost: the certificate that it is rebuilt from.
-        rebuilt: Option<CertificateRecord>,
+        /// There is no record of the certificate that was shown: it is made from it.
+        rebuilt: Option<Rebuilt>,
     },
     /// Approve, and sign for a hub.
     Hub {
@@ -91,6 +93,15 @@ pub enum Decision {
     Remove,
     /// Of another signer.
     Ignore,
+}
+
+/// A record that is made from the certificate that was shown.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// That certificate.
+    pub from: CertificateRecord,
+    /// Uid of the EdgeNode that it was issued to, if that is one before the present one.
+    pub adopted: Option<String>,
 }
 
 /// Why a request is denied. The text is for the people who own the node; it holds no secret.
@@ -109,8 +120,16 @@ pub enum Refusal {
     #[error("EdgeNode {0} does not exist")]
     NodeUnknown(String),
     /// The EdgeNode was deleted and created again.
-    #[error("EdgeNode {0} was created again since: use the join command of the new one")]
+    #[error(
+        "EdgeNode {0} was created again since: use the join command of the new one, or set its spec.join.adopt to \
+         SameName"
+    )]
     NodeReplaced(String),
+    /// Of an EdgeNode before this one, under which a machine has joined since.
+    #[error(
+        "a machine has joined as the present EdgeNode {0} already: one of an EdgeNode before it is not taken in"
+    )]
+    JoinedSince(String),
     /// `spec.denied`.
     #[error("EdgeNode {0} is denied")]
     NodeDenied(String),
@@ -165,6 +184,7 @@ impl Refusal {
             Self::Annotation(_) => "Annotation",
             Self::NodeUnknown(_) => "NodeUnknown",
             Self::NodeReplaced(_) => "NodeReplaced",
+            Self::JoinedSince(_) => "JoinedSince",
             Self::NodeDenied(_) => "NodeDenied",
             Self::NoJoinKey(_) => "NoJoinKey",
             Self::JoinKeyExpired(..) => "JoinKeyExpired",
@@ -241,7 +261,7 @@ fn agent(csr: &CertificateSigningRequest, facts: &Facts<'_>) -> Result<Decision,
 /// A request whose proof holds.
 struct Proved {
     request: Request,
-    rebuilt: Option<CertificateRecord>,
+    rebuilt: Option<Rebuilt>,
 }
 
 /// By the join key. The first key that is recorded has it for itself.
@@ -281,11 +301,15 @@ fn renewal(
 ) -> Result<Proved, Refusal> {
     let signature = decoded(csr, RENEWAL_ANNOTATION)?;
     let old = STANDARD.decode(old).map_err(|_| Refusal::Annotation(OLD_ANNOTATION))?;
-    let old = facts.authority.read_agent(&old).filter(|old| old.node == name && old.uid == node.uid);
+    let old = facts.authority.read_agent(&old).filter(|old| old.node == name);
     let old = old.ok_or_else(|| Refusal::NotItsCertificate(name.into()))?;
+    let adopted = (old.uid != node.uid).then(|| old.uid.clone());
+    if adopted.is_some() && !node.adopts {
+        return Err(Refusal::NodeReplaced(name.into()));
+    }
     let request = request::read(&csr.spec.request.0)?;
     let serial = &old.record.serial;
-    let message = proof::renew(&facts.authority.cluster_id, name, node.uid, serial, &request.der);
+    let message = proof::renew(&facts.authority.cluster_id, name, &old.uid, serial, &request.der);
     proof::verify_renewal(&old.public_key, &message, &signature).map_err(|_| Refusal::Proof(name.into()))?;
     if old.record.not_after + proof::REJOIN <= facts.now {
         return Err(Refusal::EndedLongAgo(name.into(), old.record.not_after));
@@ -294,12 +318,15 @@ fn renewal(
     let is =
         |record: &Option<CertificateRecord>| record.as_ref().is_some_and(|record| record.serial == *serial);
     if !is(&identity.current) && !is(&identity.pending) {
+        if adopted.is_some() && (identity.current.is_some() || identity.pending.is_some()) {
+            return Err(Refusal::JoinedSince(name.into()));
+        }
         if identity.current.as_ref().is_some_and(|current| old.record.not_after <= current.not_after) {
             return Err(Refusal::OldCertificate(name.into(), serial.clone()));
         }
-        // The record was lost with its annotation, or the cluster was restored to before this certificate: it is
-        // rebuilt (identity rule 3).
-        return Ok(Proved { request, rebuilt: Some(old.record) });
+        // The record was lost with its annotation, or the cluster was restored to before this certificate, or lost and
+        // made anew: it is rebuilt (identity rules 3 and 9).
+        return Ok(Proved { request, rebuilt: Some(Rebuilt { from: old.record, adopted }) });
     }
     let taken = identity.pending.as_ref().filter(|pending| {
         let issued = pending.not_after - facts.authority.agent_life;

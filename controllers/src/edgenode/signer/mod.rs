@@ -20,6 +20,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use selvedge_crds::edgenode::Adopt;
 use selvedge_crds::{EdgeNode, EdgeNodeSpec};
 use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 use selvedge_operator::{client::refused_with, events::Events};
@@ -93,10 +94,18 @@ impl Reconciler for Signer {
         let node = self.observe(csr).await?;
         let records = node.as_ref().map(|node| Records::read(node.annotations(), node.uid()));
         let now = second();
+        let spec = node.as_ref().map(|node| node.spec::<EdgeNodeSpec>());
+        let (denied, adopts) = match &spec {
+            Some(Ok(spec)) => {
+                (spec.denied, spec.join.as_ref().is_some_and(|join| join.adopt == Some(Adopt::SameName)))
+            }
+            _ => (true, false),
+        };
         let facts = Facts {
             node: node.as_ref().zip(records.as_ref()).map(|(node, records)| Node {
                 uid: node.uid(),
-                denied: node.spec::<EdgeNodeSpec>().map_or(true, |spec| spec.denied),
+                denied,
+                adopts,
                 records,
             }),
             authority: &self.authority,
@@ -119,10 +128,22 @@ impl Reconciler for Signer {
                 if let (true, Some(node), Some(mut records)) = (write, &node, records) {
                     records.identity.pending = Some(pending.clone());
                     if let Some(rebuilt) = rebuilt {
-                        let note =
-                            format!("the record of its identity was lost: rebuilt from {}", rebuilt.serial);
-                        self.events.warning(&node.object_ref(&()), "IdentityRebuilt", "Sign", note).await;
-                        records.identity.current = Some(rebuilt);
+                        let (serial, about) = (&rebuilt.from.serial, node.object_ref(&()));
+                        match rebuilt.adopted {
+                            Some(uid) => {
+                                let note = format!(
+                                    "took in the machine that joined as the EdgeNode of uid {uid}, by its certificate \
+                                     {serial}"
+                                );
+                                self.events.normal(&about, "Adopted", "Sign", note).await;
+                            }
+                            None => {
+                                let note =
+                                    format!("the record of its identity was lost: rebuilt from {serial}");
+                                self.events.warning(&about, "IdentityRebuilt", "Sign", note).await;
+                            }
+                        }
+                        records.identity.current = Some(rebuilt.from);
                     }
                     self.record(node, &records).await?;
                 }

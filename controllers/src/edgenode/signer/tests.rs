@@ -13,7 +13,7 @@ use selvedge_protocol::proof;
 use serde_json::json;
 use x509_parser::prelude::ParsedExtension;
 
-use super::decide::{Decision, Facts, Node, decide};
+use super::decide::{Decision, Facts, Node, Rebuilt, decide};
 use super::unhex;
 use crate::edgenode::authority::{AGENT_LIFE, Authority, AuthorityFiles, serial};
 use crate::edgenode::record::{CertificateRecord, IdentityRecord, JoinRecord, Records};
@@ -98,7 +98,10 @@ fn rendered(csr: &CertificateSigningRequest, node: Option<Node<'_>>, at: Timesta
             ..
         } => {
             let first = if recorded { "as recorded" } else { "record first" };
-            let rebuilt = rebuilt.map(|old| format!("; rebuild the record from {}", old.serial));
+            let rebuilt = rebuilt.map(|Rebuilt { from, adopted }| {
+                let adopted = adopted.map(|uid| format!(", adopted from {uid}")).unwrap_or_default();
+                format!("; rebuild the record from {}{adopted}", from.serial)
+            });
             let rebuilt = rebuilt.unwrap_or_default();
             format!("sign for node {node}, uid {uid}, serial {serial}, until {not_after}; {first}{rebuilt}")
         }
@@ -116,7 +119,7 @@ fn what_is_done_about_a_request() {
     let der = request(&key);
     let records = joinable();
     let good = agent_csr(&der, "shop-1", &SEED);
-    let node = |records| Some(Node { uid: "u1", denied: false, records });
+    let node = |records| Some(Node { uid: "u1", denied: false, adopts: false, records });
     let recorded = |public_key: &str, not_after: Timestamp| {
         let mut records = joinable();
         records.identity.pending =
@@ -138,9 +141,9 @@ fn what_is_done_about_a_request() {
     let none = Records::default();
     case("no join key", rendered(&good, node(&none), now()));
     case("no such node", rendered(&good, None, now()));
-    let replaced = Some(Node { uid: "u2", denied: false, records: &records });
+    let replaced = Some(Node { uid: "u2", denied: false, adopts: false, records: &records });
     case("the node was created again", rendered(&good, replaced, now()));
-    let denied = Some(Node { uid: "u1", denied: true, records: &records });
+    let denied = Some(Node { uid: "u1", denied: true, adopts: false, records: &records });
     case("the node is denied", rendered(&good, denied, now()));
     let mut moved = good.clone();
     moved.annotations_mut().insert("selvedge.dev/node".into(), "shop-2".into());
@@ -193,7 +196,12 @@ fn certificate(
 
 /// A request for the next certificate of shop-1, with `old` and a signature by `by` that names the serial number 4a.
 fn renewal(old: &[u8], by: &KeyPair, der: &[u8]) -> CertificateSigningRequest {
-    let signature = by.sign(&proof::renew(CLUSTER, "shop-1", "u1", "4a", der)).unwrap();
+    renewal_of("u1", old, by, der)
+}
+
+/// The same, of an EdgeNode with this uid.
+fn renewal_of(uid: &str, old: &[u8], by: &KeyPair, der: &[u8]) -> CertificateSigningRequest {
+    let signature = by.sign(&proof::renew(CLUSTER, "shop-1", uid, "4a", der)).unwrap();
     let mut csr = agent_csr(der, "shop-1", &SEED);
     csr.annotations_mut().remove("selvedge.dev/join-proof");
     csr.annotations_mut().insert("selvedge.dev/old-certificate".into(), STANDARD.encode(old));
@@ -215,7 +223,7 @@ fn what_is_done_about_a_renewal() {
         let identity = IdentityRecord { uid: "u1".into(), current, pending, request: String::new() };
         Records { join: None, identity }
     };
-    let node = |records| Some(Node { uid: "u1", denied: false, records });
+    let node = |records| Some(Node { uid: "u1", denied: false, adopts: false, records });
     let good = renewal(&old, &old_key, &der);
     let newest = records(record("old", "4a", ends), None);
     let fresh = authority().agent_not_after(now());
@@ -242,9 +250,9 @@ fn what_is_done_about_a_renewal() {
     let after = ends + Duration::from_secs(89 * 86_400);
     case("ended 89 days ago", rendered(&good, node(&newest), after));
     case("ended 90 days ago", rendered(&good, node(&newest), ends + Duration::from_secs(90 * 86_400)));
-    let denied = Some(Node { uid: "u1", denied: true, records: &newest });
+    let denied = Some(Node { uid: "u1", denied: true, adopts: false, records: &newest });
     case("the node is denied", rendered(&good, denied, now()));
-    let replaced = Some(Node { uid: "u2", denied: false, records: &newest });
+    let replaced = Some(Node { uid: "u2", denied: false, adopts: false, records: &newest });
     case("the node was created again", rendered(&good, replaced, now()));
     case("signed by another key", rendered(&renewal(&old, &key, &der), node(&newest), now()));
     let mut moved = good.clone();
@@ -256,7 +264,21 @@ fn what_is_done_about_a_renewal() {
     let neighbour = certificate(authority(), "shop-2", "u1", "4a", ends, &old_key);
     case("of another node", rendered(&renewal(&neighbour, &old_key, &der), node(&newest), now()));
     let before = certificate(authority(), "shop-1", "u0", "4a", ends, &old_key);
-    case("of an EdgeNode before this one", rendered(&renewal(&before, &old_key, &der), node(&newest), now()));
+    let before = renewal_of("u0", &before, &old_key, &der);
+    case("of an EdgeNode before this one", rendered(&before, node(&newest), now()));
+    let adopts = |records| Some(Node { uid: "u1", denied: false, adopts: true, records });
+    case("of an EdgeNode before this one, which adopts", rendered(&before, adopts(&lost), now()));
+    let begun = records(record("old", "4a", ends), record(&fingerprint, "5b", fresh));
+    case("adopted: its answer was lost", rendered(&before, adopts(&begun), now()));
+    let other = records(record("old", "4a", ends), record("another", "5b", fresh));
+    case("a copy of it was adopted first", rendered(&before, adopts(&other), now()));
+    let joined = records(None, record("another", "5b", fresh));
+    case("a machine has just joined as this one", rendered(&before, adopts(&joined), now()));
+    case("a machine has joined as this one", rendered(&before, adopts(&renewed), now()));
+    case(
+        "of an EdgeNode before this one, ended 90 days ago",
+        rendered(&before, adopts(&lost), ends + Duration::from_secs(90 * 86_400)),
+    );
     case("not a certificate", rendered(&renewal(b"nonsense", &old_key, &der), node(&newest), now()));
     golden::check("renewal", &text);
 }

@@ -15,6 +15,7 @@ use selvedge_cluster::Release;
 use selvedge_cluster::clock::Deadline;
 use selvedge_stories::{Outcome, StoryError, World, chain};
 
+mod adoption;
 mod application;
 mod crd_deleted;
 mod device;
@@ -38,7 +39,7 @@ pub const NODE: &str = "shop-0042";
 type Story = (&'static str, fn(&World) -> Outcome);
 
 /// In the order of a life: installed, joined, in use, in trouble, upgraded.
-const STORIES: [Story; 18] = [
+const STORIES: [Story; 19] = [
     ("install::comes_up_with_its_own_service_accounts", install::comes_up_with_its_own_service_accounts),
     ("join::a_node_joins_by_its_command", join::a_node_joins_by_its_command),
     ("application::runs_and_follows_its_config_map", application::runs_and_follows_its_config_map),
@@ -61,6 +62,10 @@ const STORIES: [Story; 18] = [
     (
         "renewal::a_certificate_is_renewed_also_late_and_an_old_one_is_refused",
         renewal::a_certificate_is_renewed_also_late_and_an_old_one_is_refused,
+    ),
+    (
+        "adoption::an_edge_node_that_is_applied_again_takes_its_machine_back",
+        adoption::an_edge_node_that_is_applied_again_takes_its_machine_back,
     ),
     ("reinstall::nothing_stops", reinstall::nothing_stops),
 ];

@@ -67,6 +67,17 @@ fn index(serial: &str, ends: &str, denied: bool) -> Index {
     index
 }
 
+/// The EdgeNode "shop" that was made anew, after the one with uid u1.
+fn anew(adopt: &str, denied: bool) -> Index {
+    let mut index = Index::default();
+    index.apply(Event::Applied(
+        Resource::EdgeNodes,
+        json!({"metadata": {"name": "shop", "uid": "u2", "resourceVersion": "1"},
+            "spec": {"denied": denied, "join": {"adopt": adopt}}}),
+    ));
+    index
+}
+
 #[test]
 fn only_the_newest_certificate_of_a_node_that_is_admitted_asks_for_another() {
     let (world, day) = (World::new(), 86_400);
@@ -85,6 +96,10 @@ fn only_the_newest_certificate_of_a_node_that_is_admitted_asks_for_another() {
     let other = KeyPair::generate().unwrap();
     assert_eq!(world.judge(world.request("shop", "u1", &other), &known, BEGINS), "refused", "another key");
     assert_eq!(world.judge(world.request("shop", "u2", &world.key), &known, BEGINS), "later", "another uid");
+    assert_eq!(world.judge(good(), &anew("Never", false), BEGINS), "later", "created anew");
+    assert_eq!(world.judge(good(), &anew("SameName", false), BEGINS), "filed", "created anew, and adopts");
+    assert_eq!(world.judge(good(), &anew("SameName", true), BEGINS), "refused", "denied");
+    assert_eq!(world.judge(good(), &anew("SameName", false), ENDS + 90 * day), "refused", "too long ago");
     let renamed = RenewRequest { node: "till".into(), ..good() };
     assert_eq!(world.judge(renamed, &known, BEGINS), "refused");
     let moved = RenewRequest { csr_der: b"csq".to_vec(), ..good() };

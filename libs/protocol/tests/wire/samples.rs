@@ -195,6 +195,10 @@ fn down() -> Vec<(&'static str, Down)> {
         ("refused as denied", Down::Refused(refused(refused::Code::Denied, "the EdgeNode has spec.denied"))),
         ("refused by another cluster", Down::Refused(refused(refused::Code::OtherCluster, "of cluster c-2"))),
         ("refused for its protocol", Down::Refused(refused(refused::Code::Protocol, "protocol 2 to 3"))),
+        (
+            "refused as another EdgeNode",
+            Down::Refused(refused(refused::Code::OtherUid, "of an EdgeNode before")),
+        ),
         ("superseded", Down::Refused(refused(refused::Code::Superseded, "a newer session lives"))),
         ("in sync", Down::InSync(agent::InSync {})),
         ("compare all", Down::Compare(agent::Compare::default())),
@@ -244,6 +248,10 @@ fn to_controller() -> Vec<(&'static str, to_controller::Message)> {
         closed,
     };
     vec![
+        (
+            "a machine waits",
+            Message::Waiting(controller::Waiting { node: "shop-1".into(), uid: "11111111-2222".into() }),
+        ),
         ("register", Message::Register(controller::Register { replica: "selvedge-hub-6d4f-x2x".into() })),
         (
             "all sessions",
