@@ -64,7 +64,10 @@ async fn work(client: Client, metrics: Metrics, token: CancellationToken) -> Res
         .folds(nodes, move |change: Change<NodeView>| {
             let mut neighbours = by_node.lock().unwrap_or_else(PoisonError::into_inner);
             references(match change {
-                Change::Is(node) => neighbours.node(&node.name().to_owned(), Some(node.into())),
+                Change::Is(node) => {
+                    let name = node.name().to_owned();
+                    neighbours.node(&name, Some(node.into()))
+                }
                 Change::Gone(node) => neighbours.node(&node.name, None),
             })
         })
