@@ -267,7 +267,7 @@ impl Seat {
         let newer = written.newer;
         let mut follows = Follows::default();
         if let Some(known) = &written.known {
-            self.hub.recall.keep(target, known);
+            self.hub.recall.keep(target, known, self.hub.index().term());
         }
         let verdicts = self.book.written(target, &written, now);
         if !verdicts.is_empty() {

@@ -34,6 +34,7 @@ pub use event::{Event, ObjectKey, Part, Resource, Touched};
 pub use node::Node;
 pub use recent::ACCEPT_ANNOTATION;
 use recent::Recent;
+pub use recent::Term;
 use reference::References;
 pub use slot::{Held, Present, Reason, Slot};
 

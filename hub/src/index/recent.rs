@@ -53,6 +53,15 @@ impl Recent {
     }
 }
 
+/// One history of the cluster: what was seen in another one says nothing of this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Term {
+    /// Proofs of a restore until now.
+    pub restores: u64,
+    /// Accepted by a person.
+    pub epoch: u64,
+}
+
 impl Index {
     /// The most recent revision of a resource, if it was asked for at `since` or later.
     #[must_use]
@@ -66,6 +75,12 @@ impl Index {
     #[must_use]
     pub fn is_listed_before(&self, resource: &Resource) -> bool {
         self.recent.listed.get(resource).is_some_and(|asked| Some(*asked) < self.recent.epoch_began)
+    }
+
+    /// In which history of the cluster these caches are, as far as is known.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term { restores: self.recent.restores, epoch: self.reached.epoch }
     }
 
     /// How often a restore was proved: what was said of the caches before holds no more.

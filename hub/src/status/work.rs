@@ -52,9 +52,7 @@ pub fn work(
         Target::Device(key) => {
             let entry_key = device_entry(key);
             let entry = session.entry(&entry_key, view);
-            let awaited =
-                |entry: &Entry| entry.desired.is_some() && !entry.delivered && entry.refused.is_none();
-            if entry.as_ref().is_some_and(awaited) {
+            if entry.as_ref().is_some_and(is_awaited) {
                 book.awaits(key);
             }
             let (Some(entry), Some((uid, generation, body))) = (entry, index.device_source(key)) else {
@@ -81,7 +79,7 @@ pub fn work(
             Written { code: Some(Code::Written), reason: "", known: None, newer: None },
         );
     }
-    let known = recall.find(&target, seen);
+    let known = recall.find(&target, seen, index.term());
     let (uid, session) = (uid.to_string(), session.id());
     Begun::Write(Work {
         target,
@@ -102,7 +100,7 @@ fn node_facts(book: &mut Book, session: &Session, view: View<'_>, duplicate: boo
         book.retain(standing.entries.keys().chain(session.answered()));
     }
     let answered = EntryKind::ALL.into_iter().map(|kind| session.holds(kind)).sum();
-    book.composed(is_settled(&standing).then_some(answered), standing.sync == InSync::Delivering);
+    book.composed(is_settled(&standing).then_some(answered), is_on_its_way(&standing));
     let of_kind = |kind| standing.entries.iter().filter(move |(key, _)| key.kind == kind);
     let devices = of_kind(EntryKind::Device).map(|(key, entry)| {
         let stands = book.device(key, entry.desired, |uid| index.has(key, uid));
@@ -124,4 +122,14 @@ fn node_facts(book: &mut Book, session: &Session, view: View<'_>, duplicate: boo
 fn is_settled(standing: &Standing) -> bool {
     let stands = |entry: &Entry| entry.refused.is_none() && (entry.held.is_some() || entry.delivered);
     standing.sync == InSync::Ok && standing.entries.values().all(stands)
+}
+
+/// Whether the status says that something is on its way, or might be.
+fn is_on_its_way(standing: &Standing) -> bool {
+    standing.sync == InSync::Delivering || standing.entries.values().any(is_awaited)
+}
+
+/// Whether the agent should have it and does not.
+fn is_awaited(entry: &Entry) -> bool {
+    entry.desired.is_some() && !entry.delivered && entry.refused.is_none()
 }

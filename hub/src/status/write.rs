@@ -155,7 +155,7 @@ pub async fn write(hub: &Hub, client: &Client, work: &Work) -> Written {
         match result {
             Ok(written) => {
                 if let Some(known) = &written.known {
-                    hub.recall.keep(&work.target, known);
+                    hub.recall.keep(&work.target, known, hub.index().term());
                 }
                 return written;
             }

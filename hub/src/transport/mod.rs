@@ -5,6 +5,7 @@
 //! this port.
 
 mod admit;
+pub mod crowd;
 mod drive;
 pub mod identity;
 mod socket;
@@ -32,12 +33,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::enroll::{join, renew};
 use crate::hub::Hub;
+use crowd::{Crowd, PLACES, Place};
 pub use identity::Peer;
 use tls::Tls;
 
-/// TLS handshakes at once: they cost CPU, and a fleet that comes back must not starve live sessions.
-const HANDSHAKES: usize = 64;
-/// A handshake ends within this; a peer that takes longer is slow on purpose or gone.
+/// A handshake ends within this, the wait for its turn included; a peer that takes longer is slow on purpose or gone.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Headers are here within this.
 const HEADERS: Duration = Duration::from_secs(10);
@@ -71,16 +71,16 @@ pub struct Door {
 /// Never; a connection that fails is closed.
 pub async fn serve(listener: TcpListener, tls: Arc<Tls>, door: Door) -> Result<(), BoxError> {
     let router = router(door.clone());
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let (crowd, places) = (Arc::new(Crowd::default()), Arc::new(Semaphore::new(PLACES)));
     loop {
-        // Taken before accepting: what cannot be shaken hands with yet waits in the kernel's queue.
+        // Taken before accepting: who finds no place waits in the kernel's queue.
         let permit = tokio::select! {
-            permit = handshakes.clone().acquire_owned() => permit?,
+            permit = places.clone().acquire_owned() => permit?,
             () = door.drain.cancelled() => break,
         };
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, from)) => (stream, from.ip()),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -89,17 +89,21 @@ pub async fn serve(listener: TcpListener, tls: Arc<Tls>, door: Door) -> Result<(
             },
             () = door.drain.cancelled() => break,
         };
-        let (tls, router, hub) = (tls.clone(), router.clone(), door.hub.clone());
-        door.tasks.spawn(async move {
+        let Some(place) = crowd.enter(from) else {
+            door.hub.metrics.handshakes.with_label_values(&["crowded"]).inc();
+            continue;
+        };
+        let (tls, router, door) = (tls.clone(), router.clone(), door.clone());
+        door.tasks.clone().spawn(async move {
             // Boxed: the handshake's state must not make the connection's future large.
-            let shaken = Box::pin(shake(stream, &tls)).await;
-            drop(permit);
-            match shaken {
+            let shaken = door.drain.run_until_cancelled(Box::pin(shake(stream, &tls, &place))).await;
+            drop((permit, place));
+            match shaken.unwrap_or(Err("drained")) {
                 Ok((stream, peer)) => {
-                    hub.metrics.handshakes.with_label_values(&["done"]).inc();
+                    door.hub.metrics.handshakes.with_label_values(&["done"]).inc();
                     http(stream, peer, router).await;
                 }
-                Err(reason) => hub.metrics.handshakes.with_label_values(&[reason]).inc(),
+                Err(reason) => door.hub.metrics.handshakes.with_label_values(&[reason]).inc(),
             }
         });
     }
@@ -110,12 +114,16 @@ pub async fn serve(listener: TcpListener, tls: Arc<Tls>, door: Door) -> Result<(
 
 type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
-async fn shake(stream: TcpStream, tls: &Tls) -> Result<(Stream, Option<Peer>), &'static str> {
+async fn shake(stream: TcpStream, tls: &Tls, place: &Place) -> Result<(Stream, Option<Peer>), &'static str> {
     // A delta is one write: nothing is gained by waiting for more.
     stream.set_nodelay(true).map_err(|_| "socket")?;
     let acceptor = tls.acceptor().ok_or("no certificate yet")?;
-    let stream =
-        timeout(HANDSHAKE, acceptor.accept(stream)).await.map_err(|_| "timeout")?.map_err(|_| "refused")?;
+    let shaken = async {
+        stream.readable().await.map_err(|_| "socket")?;
+        let _turn = place.turn().await.map_err(|_| "no turn")?;
+        acceptor.accept(stream).await.map_err(|_| "refused")
+    };
+    let stream = timeout(HANDSHAKE, shaken).await.map_err(|_| "timeout")??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = certificate.map(identity::read).transpose().map_err(|_| "certificate")?;
     Ok((stream, peer))

@@ -24,7 +24,7 @@ use selvedge_hub::transport::{self, Door};
 use selvedge_protocol::agent::{self as wire, to_agent::Message as ToAgent};
 use selvedge_protocol::{SESSION_PATH, decode, encode};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -180,6 +180,25 @@ impl Rig {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("hub.test").unwrap();
         tokio_rustls::TlsConnector::from(config).connect(name, stream).await
+    }
+
+    /// From another address of this machine than all others.
+    pub async fn agent_from(
+        &self,
+        from: [u8; 4],
+        (node, uid): (&str, &str),
+        machine: &mut Machine<MemoryStore>,
+    ) -> Agent {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let stream = timeout(SOON, socket.connect(self.address)).await.expect("no connection").unwrap();
+        let config = Arc::new(self.client(Some(self.ca.agent(node, uid))));
+        let name = ServerName::try_from("hub.test").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream);
+        let stream = timeout(SOON, stream).await.expect("no handshake").unwrap();
+        let request = format!("wss://hub.test{SESSION_PATH}");
+        let upgraded = timeout(SOON, tokio_tungstenite::client_async(request, stream)).await;
+        Agent::begin(upgraded.expect("no upgrade").unwrap().0, machine, 1).await
     }
 
     pub async fn tls(&self, shown: Option<Serving>) -> std::io::Result<TlsStream<TcpStream>> {
