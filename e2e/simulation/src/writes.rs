@@ -169,7 +169,8 @@ impl World {
                 }
                 for (key, says, claims) in said {
                     let (node, object) = (name.clone(), uid.clone());
-                    let session = fenced_by(status).filter(|_| !wrote).unwrap_or(session);
+                    // What was not written has the fence of whoever wrote; after a restore that may be nobody's.
+                    let session = if wrote { session } else { fenced_by(status).unwrap_or_default() };
                     self.record(Event::Status { node, key, object, session, says, claims });
                 }
             }
