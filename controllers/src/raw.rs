@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 
 use kube::Resource;
 use kube::api::ObjectMeta;
+use selvedge_model::node::Allowed;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -33,6 +34,14 @@ pub struct Raw<K, Spec = Value, Status = Value> {
     pub status: Status,
     #[serde(skip)]
     of: PhantomData<fn() -> K>,
+}
+
+/// What the controllers of applications and devices read of an EdgeNode's spec: whom it lets in.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeViewSpec {
+    /// Which namespaces.
+    pub allowed_namespaces: Allowed,
 }
 
 impl<K> Raw<K> {

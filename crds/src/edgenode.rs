@@ -80,6 +80,14 @@ pub struct Join {
     pub adopt: Option<Adopt>,
 }
 
+impl Join {
+    /// Whether a machine of an EdgeNode before this one is taken in.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        self.adopt == Some(Adopt::SameName)
+    }
+}
+
 /// Which machines of an EdgeNode before this one are taken in. Never: none, they join with a new join command.
 /// SameName: the first one whose certificate is of this cluster's CA, bears this name, and has not ended more than 90
 /// days ago.

@@ -9,17 +9,10 @@ use selvedge_operator::status::find;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::raw::Raw;
+use crate::raw::{NodeViewSpec, Raw};
 
 /// An EdgeNode as this controller holds it: whom it lets in, and whether it is connected.
 pub type NodeView = Raw<EdgeNode, NodeViewSpec, NodeViewStatus>;
-
-/// What this controller reads of an EdgeNode's spec.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeViewSpec {
-    allowed_namespaces: Allowed,
-}
 
 /// What this controller reads of an EdgeNode's status.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -8,24 +8,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use selvedge_crds::edgenode::ApplicationState;
 use selvedge_crds::{EDGE_LABEL, EdgeApplicationStatus, EdgeNode};
-use selvedge_model::node::Allowed;
 use selvedge_model::pod::security::ENFORCE_LABEL;
 use selvedge_operator::status::find;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fleet::{Key, Node};
-use crate::raw::Raw;
+use crate::raw::{NodeViewSpec, Raw};
 
 /// An EdgeNode as this controller reads it: whom it lets in and what it runs, and not how it is configured.
 pub type NodeView = Raw<EdgeNode, NodeViewSpec, NodeViewStatus>;
-
-/// What this controller reads of an EdgeNode's spec.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeViewSpec {
-    allowed_namespaces: Allowed,
-}
 
 /// What this controller reads of an EdgeNode's status.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use selvedge_crds::edgenode::Adopt;
 use selvedge_crds::{EdgeNode, EdgeNodeSpec};
 use selvedge_model::{device::parse_duration, fault::Fault};
 
@@ -37,6 +36,6 @@ pub fn validate(node: &Raw<EdgeNode>) -> Result<Wanted, String> {
         node.spec().map_err(|error| Fault::new("spec", error.to_string()).to_string())?;
     let join = spec.join.unwrap_or_default();
     let ttl = join.ttl.as_deref().and_then(|ttl| parse_duration(ttl).ok()).unwrap_or(DEFAULT_TTL);
-    let adopts = join.adopt == Some(Adopt::SameName);
+    let adopts = join.adopts();
     Ok(Wanted { denied: spec.denied, ttl, request: join.request.unwrap_or_default(), adopts })
 }

@@ -223,7 +223,7 @@ impl Session {
         let delta = self.in_flight.take()?;
         for (key, row) in delta.rows.iter().filter_map(|(key, row)| Some((key, row.as_ref()?))) {
             let application = ObjectKey::new(&key.namespace, &key.name);
-            if key.kind == EntryKind::Workload && self.pins.get(&application) == Some(&row.revision) {
+            if is_workload(key) && self.pins.get(&application) == Some(&row.revision) {
                 match self.answered.get(key).filter(|has| !has.revision.is_empty()) {
                     Some(has) => self.pins.insert(application, has.revision.clone()),
                     None => self.pins.remove(&application),
@@ -374,17 +374,17 @@ impl Session {
         self.pins.retain(|application, revision| {
             !index.admits(node, application) && index.target(node, application) != Some(&**revision)
         });
-        let is_workload = |key: &EntryKey| key.kind == EntryKind::Workload;
         // What is on its way was passed, too, and what it takes the place of counts no more.
-        let sent: BTreeMap<&EntryKey, Option<&Answered>> = self
-            .in_flight
+        let mut workloads: BTreeMap<&EntryKey, Option<&Answered>> = self
+            .answered
             .iter()
-            .flat_map(|delta| &delta.rows)
-            .map(|(key, row)| (key, row.as_ref()))
+            .filter(|(key, _)| is_workload(key))
+            .map(|(key, row)| (key, Some(row)))
             .collect();
-        let stays = self.answered.iter().filter(|(key, _)| is_workload(key) && !sent.contains_key(key));
-        let comes = sent.iter().filter_map(|(key, row)| Some((*key, (*row).filter(|_| is_workload(key))?)));
-        for (key, answered) in stays.chain(comes).filter(|(_, answered)| !answered.revision.is_empty()) {
+        let sent = self.in_flight.iter().flat_map(|delta| &delta.rows).filter(|(key, _)| is_workload(key));
+        workloads.extend(sent.map(|(key, row)| (key, row.as_ref())));
+        let workloads = workloads.into_iter().filter_map(|(key, row)| Some((key, row?)));
+        for (key, answered) in workloads.filter(|(_, answered)| !answered.revision.is_empty()) {
             let application = ObjectKey::new(&key.namespace, &key.name);
             let late = match index.target(node, &application) {
                 None => true,
@@ -486,6 +486,10 @@ fn upsert(key: &EntryKey, present: &Present, inflates: bool) -> wire::Upsert {
         encoding: encoding.into(),
         body,
     }
+}
+
+fn is_workload(key: &EntryKey) -> bool {
+    key.kind == EntryKind::Workload
 }
 
 fn is_reference(key: &EntryKey) -> bool {

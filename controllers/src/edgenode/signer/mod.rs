@@ -20,7 +20,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use selvedge_crds::edgenode::Adopt;
+use selvedge_crds::edgenode::Join;
 use selvedge_crds::{EdgeNode, EdgeNodeSpec};
 use selvedge_operator::controller::{Class, Classified, Next, Reconciler};
 use selvedge_operator::{client::refused_with, events::Events};
@@ -96,9 +96,7 @@ impl Reconciler for Signer {
         let now = second();
         let spec = node.as_ref().map(|node| node.spec::<EdgeNodeSpec>());
         let (denied, adopts) = match &spec {
-            Some(Ok(spec)) => {
-                (spec.denied, spec.join.as_ref().is_some_and(|join| join.adopt == Some(Adopt::SameName)))
-            }
+            Some(Ok(spec)) => (spec.denied, spec.join.as_ref().is_some_and(Join::adopts)),
             _ => (true, false),
         };
         let facts = Facts {
